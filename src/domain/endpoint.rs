@@ -1,0 +1,189 @@
+//! What the configuration says of one endpoint, validated.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{EndpointName, GroupName, TokensPerSecond, UsdPerHour};
+
+/// One model service: a name, its limits and the groups of workers behind it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Endpoint {
+    pub name: EndpointName,
+    /// Names a request's `model` may use besides the endpoint's own.
+    pub model_names: Vec<String>,
+    pub market: MarketKind,
+    pub scaling: ScalingSettings,
+    pub routing: RoutingSettings,
+    pub waiting: WaitingSettings,
+    pub retry: RetrySettings,
+    pub limits: RequestLimits,
+    pub times: TimeLimits,
+    /// Never empty. A fixed market has one group.
+    pub groups: Vec<WorkerGroup>,
+}
+
+impl Endpoint {
+    pub fn group(&self, name: &GroupName) -> Option<&WorkerGroup> {
+        self.groups.iter().find(|group| group.name == *name)
+    }
+
+    pub fn answers_to(&self, model: &str) -> bool {
+        self.name.as_str() == model || self.model_names.iter().any(|name| name == model)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarketKind {
+    /// Processes on this machine.
+    Local,
+    /// Given URLs; nothing is rented.
+    Fixed,
+    /// Instances of Vast.ai.
+    Vast,
+}
+
+/// When to have how much capacity; the names are Vast's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScalingSettings {
+    /// Load for which capacity is kept even without demand.
+    pub min_load: TokensPerSecond,
+    /// Share of the running capacity that the load may use, in (0, 1].
+    pub target_util: f64,
+    /// Prepared (running, starting and stopped) capacity as a multiple of the capacity wanted; at least 1.
+    pub cold_mult: f64,
+    /// Workers kept in existence, running or stopped, whatever the load.
+    pub cold_workers: u32,
+    /// Most workers in any state.
+    pub max_workers: u32,
+    /// Idle time before the last worker may go. `None`: never.
+    pub inactivity_timeout: Option<Duration>,
+    /// How long surplus capacity is kept before it is released.
+    pub scale_down_delay: Duration,
+    /// A backlog is planned to be worked off within this time.
+    pub drain_backlog_within: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoutingSettings {
+    /// A worker whose outstanding work exceeds this many seconds gets no more.
+    pub max_queue_time: Duration,
+    /// Prompt tokens that cost as much as one output token.
+    pub kappa: f64,
+}
+
+/// Bounds of the waiting room.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WaitingSettings {
+    pub requests_max: usize,
+    pub bytes_max: usize,
+    pub wait_max: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetrySettings {
+    /// Attempts in all, the first included.
+    pub attempts_max: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestLimits {
+    /// Largest `max_new_tokens` or `max_tokens` a request may ask for.
+    pub max_new_tokens: u32,
+}
+
+/// Bounds on waiting for workers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimeLimits {
+    pub connect: Duration,
+    /// From the request sent to the response header (for unstreamed requests: the whole answer).
+    pub first_byte: Duration,
+    /// Between two reads of one response.
+    pub between_bytes: Duration,
+    /// From rental to the first healthy answer.
+    pub boot: Duration,
+    /// From drain order to release, streams or not.
+    pub drain: Duration,
+    pub probe_interval: Duration,
+    pub probe: Duration,
+}
+
+/// Machines of one kind: what to rent and what runs on it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkerGroup {
+    pub name: GroupName,
+    pub engine: EngineKind,
+    pub source: Source,
+    pub speed_prior: SpeedPrior,
+    /// Requests a worker takes at once; `None` leaves it to the engine's own queue.
+    pub max_concurrency: Option<u32>,
+    /// Pretend or known price, for markets that do not state one.
+    pub usd_per_hour: UsdPerHour,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    LlamaCpp,
+    Vllm,
+    Tgi,
+    Fake,
+}
+
+/// What a worker of this kind is believed to do before it was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpeedPrior {
+    /// Output-equivalent tokens a second with `concurrency` requests at once.
+    pub tokens_per_second: TokensPerSecond,
+    pub concurrency: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Source {
+    Local(LocalLaunch),
+    Fixed { workers: Vec<FixedWorker> },
+    Vast(VastLaunch),
+}
+
+/// A process on this machine that serves an engine on a port of 127.0.0.1.
+#[derive(Clone, PartialEq, Serialize)]
+pub struct LocalLaunch {
+    /// Program and arguments; `{port}` is replaced.
+    pub command: Vec<String>,
+    /// Values may hold secrets.
+    #[serde(skip)]
+    pub env: BTreeMap<String, String>,
+    /// Pretended time between rental and start of the process.
+    pub boot_time: Duration,
+    /// The same for a stopped worker.
+    pub restart_time: Duration,
+}
+
+impl std::fmt::Debug for LocalLaunch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalLaunch")
+            .field("command", &self.command)
+            .field("env", &self.env.keys())
+            .field("boot_time", &self.boot_time)
+            .field("restart_time", &self.restart_time)
+            .finish()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FixedWorker {
+    /// As written, for display.
+    pub url: String,
+    pub address: SocketAddr,
+}
+
+/// Kept as written until the market client parses it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VastLaunch {
+    pub search_params: String,
+    pub launch_args: String,
+}

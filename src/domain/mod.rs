@@ -1,0 +1,27 @@
+//! The nouns of Tidegate: plain data without I/O, clock, chance or async.
+
+mod choice;
+mod endpoint;
+mod ids;
+mod plan;
+mod rental;
+mod request;
+mod snapshot;
+mod time;
+mod units;
+mod worker;
+
+pub use choice::{Candidate, Choice, NoWorker};
+pub use endpoint::{
+    Endpoint, EngineKind, FixedWorker, LocalLaunch, MarketKind, RequestLimits, RetrySettings,
+    RoutingSettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch, WaitingSettings,
+    WorkerGroup,
+};
+pub use ids::{ClientKey, EndpointName, GroupName, InstallationId, InstanceId, OfferId, WorkerId};
+pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};
+pub use rental::{Instance, InstanceState, Offer, Rental, RentalLabel, RentalState};
+pub use request::{Api, PredictedCost, RequestShape};
+pub use snapshot::{DemandView, FleetSnapshot, WaitingView, WorkerView};
+pub use time::Timestamp;
+pub use units::{Tokens, TokensPerSecond, UsdPerHour};
+pub use worker::{FailureReason, WorkerEvent, WorkerPhase};

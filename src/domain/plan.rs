@@ -1,0 +1,69 @@
+//! What the scaler decided, and why.
+
+use serde::{Deserialize, Serialize};
+
+use super::{FailureReason, GroupName, TokensPerSecond, WorkerId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Release {
+    Stop,
+    Destroy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action")]
+pub enum ScalingAction {
+    /// Rent a new worker of this group.
+    Rent { group: GroupName },
+    /// Start a stopped worker.
+    Restart { worker: WorkerId },
+    /// Take a ready worker out of service, then release it.
+    Drain { worker: WorkerId, then: Release },
+    /// Put a draining worker back into service.
+    CancelDrain { worker: WorkerId },
+    /// End a worker that serves nobody (stopped, starting or failed).
+    Destroy { worker: WorkerId },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "rule")]
+pub enum Reason {
+    /// Running and starting capacity is below what is wanted.
+    CapacityBelowWanted { have: TokensPerSecond, wanted: TokensPerSecond },
+    /// Requests wait and no worker runs or starts.
+    RequestsWaitAtZero { waiting: usize },
+    /// Fewer workers exist than `cold_workers` or `cold_mult` ask to be prepared.
+    PreparedBelowWanted { have: TokensPerSecond, wanted: TokensPerSecond },
+    /// Without this worker capacity still covers the most that was wanted within `scale_down_delay`.
+    SurplusCapacity { left: TokensPerSecond, wanted: TokensPerSecond },
+    /// No request for `inactivity_timeout`.
+    Idle { idle_s: f64 },
+    /// More stopped workers than the prepared capacity asks for.
+    SurplusPrepared { left: TokensPerSecond, wanted: TokensPerSecond },
+    /// More workers than `max_workers`.
+    AboveMaxWorkers { max_workers: u32 },
+    /// The worker failed and is being cleared away.
+    WorkerFailed { failure: FailureReason },
+    /// The endpoint left the configuration.
+    EndpointRemoved,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedAction {
+    #[serde(flatten)]
+    pub action: ScalingAction,
+    pub reason: Reason,
+}
+
+/// The actions of one tick, in order, with the figures they follow from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScalingPlan {
+    pub actions: Vec<PlannedAction>,
+    /// Load expected now.
+    pub predicted_load: TokensPerSecond,
+    /// Running capacity wanted.
+    pub wanted: TokensPerSecond,
+    /// Running, starting and stopped capacity wanted.
+    pub prepared_wanted: TokensPerSecond,
+}

@@ -1,0 +1,48 @@
+//! One endpoint's fleet at one moment: what plans, `/fleet` and metrics are made from.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    EndpointName, GroupName, Timestamp, Tokens, TokensPerSecond, UsdPerHour, WorkerId, WorkerPhase,
+};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FleetSnapshot {
+    pub endpoint: EndpointName,
+    pub taken_at: Timestamp,
+    /// Ordered by id.
+    pub workers: Vec<WorkerView>,
+    pub waiting: WaitingView,
+    pub demand: DemandView,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerView {
+    pub id: WorkerId,
+    pub group: GroupName,
+    pub phase: WorkerPhase,
+    pub phase_since: Timestamp,
+    /// Capacity, not what happens to be served.
+    pub speed: TokensPerSecond,
+    pub outstanding: Tokens,
+    pub in_flight: u32,
+    pub usd_per_hour: UsdPerHour,
+}
+
+/// Requests held because no worker could take them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WaitingView {
+    pub requests: usize,
+    pub bytes: usize,
+    pub cost: Tokens,
+    pub oldest_since: Option<Timestamp>,
+}
+
+/// Demand as counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DemandView {
+    /// All work that ever arrived: predicted, corrected when a request ends. Never decreases by more than corrections.
+    pub arrived_total: Tokens,
+    /// When a request last arrived, waited or was in flight.
+    pub last_active: Option<Timestamp>,
+}

@@ -1,0 +1,50 @@
+//! Where machines come from: one trait, one file or folder a market.
+
+use async_trait::async_trait;
+
+use crate::domain::{Instance, InstanceId, Offer, RentalLabel, WorkerGroup};
+
+/// A place to rent machines. Every call is bounded in time by its implementation.
+#[async_trait]
+pub trait Market: Send + Sync {
+    /// What could be rented now for this group, in no order.
+    async fn offers(&self, group: &WorkerGroup) -> Result<Vec<Offer>, MarketError>;
+
+    /// Rents `offer`. The label is on the machine before it can do anything.
+    async fn rent(
+        &self,
+        offer: &Offer,
+        group: &WorkerGroup,
+        label: &RentalLabel,
+    ) -> Result<InstanceId, MarketError>;
+
+    /// Everything that carries our installation's label: complete, or an error.
+    async fn instances(&self) -> Result<Vec<Instance>, MarketError>;
+
+    async fn start(&self, id: &InstanceId) -> Result<(), MarketError>;
+    async fn stop(&self, id: &InstanceId) -> Result<(), MarketError>;
+
+    /// Ends the instance for good. An unknown instance is a success.
+    async fn destroy(&self, id: &InstanceId) -> Result<(), MarketError>;
+
+    /// Returns when a listing may have changed; never, for a market that cannot tell.
+    async fn changed(&self);
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MarketError {
+    /// Nothing happened; another offer may do.
+    #[error("offer is gone")]
+    OfferGone,
+    /// Nothing happened; the market has no room at all now.
+    #[error("market is full: {0}")]
+    Full(String),
+    /// Nothing happened, and the same call will fail again.
+    #[error("market refused: {0}")]
+    Refused(String),
+    #[error("no such instance")]
+    NotFound,
+    /// Whether anything happened is not known; the next listing tells.
+    #[error("market unavailable: {0}")]
+    Unavailable(String),
+}
