@@ -1,0 +1,187 @@
+//! The only place where the parts meet: builds them from a configuration and runs them.
+
+mod background;
+mod listen;
+mod reload;
+mod signals;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
+use pingora::proxy::http_proxy_service_with_name;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server};
+use pingora::services::background::background_service;
+use pingora::services::listening::Service;
+
+use crate::admin::{Admin, AdminToken};
+use crate::config::{Config, ServerConfig};
+use crate::domain::{Endpoint, EndpointName, FixedWorker, MarketKind, Source};
+use crate::fleet::Fleet;
+use crate::ledger::Ledger;
+use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
+use crate::probe::Prober;
+use crate::proxy::{AcceptedKey, Gateway, KeyRing, ProxySettings};
+use crate::scaler::{Markets, Scaler};
+use crate::telemetry::{DecisionLog, Metrics, now};
+
+/// Time for workers to be ended after the last request, on top of the grace period.
+const ENDING_TIME: Duration = Duration::from_secs(12);
+
+/// Runs until a signal ends it. `source` is where a reload reads from; the embedded default has none.
+pub fn run(config: Config, source: Option<PathBuf>) -> Result<()> {
+    let Config {
+        server: settings,
+        endpoints,
+    } = config;
+    refuse_unbuilt_markets(&endpoints)?;
+    listen::check_free(settings.listen, "listen")?;
+    listen::check_free(settings.admin_listen, "admin_listen")?;
+    // reqwest takes its cryptography from here; ring is what Pingora uses too.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let ledger = Arc::new(Ledger::open(&settings.state_dir, now())?);
+    let metrics = Arc::new(Metrics::new().context("metrics")?);
+    let decisions_path = settings.state_dir.join("decisions.jsonl");
+    let decisions =
+        DecisionLog::open(&decisions_path).with_context(|| decisions_path.display().to_string())?;
+    let decisions = Arc::new(decisions);
+    let fleet = Fleet::new(&endpoints);
+    let local = LocalMarket::new(LocalMarketSettings {
+        dir: settings.state_dir.join("local"),
+        slots: settings.local_market.slots,
+        installation: ledger.installation(),
+    })
+    .context("local market")?;
+    let fixed = Arc::new(FixedMarket::new(
+        ledger.installation(),
+        fixed_workers(&endpoints),
+    ));
+    let proxy_settings = Arc::new(ArcSwap::from_pointee(proxy_settings(&settings)));
+
+    let scaler = Scaler::new(
+        Arc::clone(&fleet),
+        Markets {
+            local: local.clone(),
+            fixed: fixed.clone(),
+        },
+        ledger,
+        Arc::clone(&metrics),
+        Arc::clone(&decisions),
+        settings.scaler_interval,
+    );
+    let prober = Prober::new(Arc::clone(&fleet), Arc::clone(&metrics));
+    let reloader = reload::Reloader {
+        source,
+        fleet: Arc::clone(&fleet),
+        fixed,
+        proxy_settings: Arc::clone(&proxy_settings),
+        metrics: Arc::clone(&metrics),
+    };
+    let reloader = Arc::new(reloader);
+    let control = background::Control {
+        scaler,
+        prober,
+        reloader: Arc::clone(&reloader),
+        fleet: Arc::clone(&fleet),
+        ends_local: (!settings.local_market.keep_on_exit).then(|| local.clone()),
+        grace_period: settings.grace_period,
+    };
+    let admin = Admin {
+        fleet: Arc::clone(&fleet),
+        metrics: Arc::clone(&metrics),
+        decisions,
+        token: settings
+            .admin_token
+            .as_ref()
+            .map(|token| AdminToken::new(token.expose())),
+        reload: Box::new(move || reloader.reload()),
+    };
+    let gateway = Gateway::new(fleet, metrics, proxy_settings);
+    serve(&settings, gateway, admin, control);
+    Ok(())
+}
+
+fn serve(settings: &ServerConfig, gateway: Gateway, admin: Admin, control: background::Control) {
+    let conf = ServerConf {
+        threads: data_path_threads(settings),
+        // Pingora sleeps this long in full; the control service ends the process earlier, when nothing is left to do.
+        grace_period_seconds: Some((settings.grace_period + 2 * ENDING_TIME).as_secs()),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let mut proxy = http_proxy_service_with_name(&server.configuration, gateway, "gateway");
+    proxy.add_tcp(&settings.listen.to_string());
+    let mut admin = Service::new("admin".to_owned(), admin);
+    admin.threads = Some(1);
+    admin.add_tcp(&settings.admin_listen.to_string());
+    let mut control = background_service("control", control);
+    control.threads = Some(2);
+    server.add_service(proxy);
+    server.add_service(admin);
+    server.add_service(control);
+    tracing::info!(listen = %settings.listen, admin = %settings.admin_listen, "tidegate is up");
+    server.run(RunArgs {
+        shutdown_signal: Box::new(signals::Signals),
+    });
+}
+
+fn data_path_threads(settings: &ServerConfig) -> usize {
+    match settings.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
+fn refuse_unbuilt_markets(endpoints: &[Endpoint]) -> Result<()> {
+    for endpoint in endpoints {
+        if endpoint.market == MarketKind::Vast {
+            bail!(
+                "endpoint {}: this version checks configurations for Vast but cannot rent there yet",
+                endpoint.name
+            );
+        }
+    }
+    Ok(())
+}
+
+fn proxy_settings(settings: &ServerConfig) -> ProxySettings {
+    let keys = settings
+        .api_keys
+        .iter()
+        .map(|key| AcceptedKey::new(&key.name, key.key.expose()))
+        .collect();
+    ProxySettings {
+        keys: KeyRing::new(keys),
+        max_body_bytes: settings.max_body_bytes,
+        body_timeout: settings.body_timeout,
+    }
+}
+
+fn fixed_workers(endpoints: &[Endpoint]) -> Vec<(EndpointName, Vec<FixedWorker>)> {
+    endpoints
+        .iter()
+        .filter(|endpoint| endpoint.market == MarketKind::Fixed)
+        .map(|endpoint| {
+            let workers = endpoint
+                .groups
+                .iter()
+                .filter_map(|group| match &group.source {
+                    Source::Fixed { workers } => Some(workers.clone()),
+                    Source::Local(_) | Source::Vast(_) => None,
+                })
+                .flatten()
+                .collect();
+            (endpoint.name.clone(), workers)
+        })
+        .collect()
+}

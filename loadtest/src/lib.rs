@@ -1,0 +1,8 @@
+//! Load, stand-ins and measurements around a running gateway.
+
+pub mod bench;
+pub mod fakes;
+pub mod harness;
+pub mod replay;
+pub mod scenario;
+pub mod trace;

@@ -1,1 +1,46 @@
-fn main(){}
+//! The command line of the measuring side.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use loadtest::bench::BenchCommand;
+use loadtest::replay::command::ReplayCommand;
+use loadtest::scenario::ScenarioCommand;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Load, scenarios and benchmarks for Tidegate.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Replay(ReplayCommand),
+    Scenario(ScenarioCommand),
+    Bench(BenchCommand),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    raise_open_files_limit();
+    let result = match Arguments::parse().command {
+        Command::Replay(command) => command.execute().await,
+        Command::Scenario(command) => command.execute().await,
+        Command::Bench(command) => command.execute().await,
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("loadtest: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+/// Thousands of open streams need more than the usual soft limit. Children inherit it.
+fn raise_open_files_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Not being allowed to is no error: small loads need no more.
+    let _ = setrlimit(Resource::Nofile, limit);
+}

@@ -1,0 +1,133 @@
+//! The admin port: metrics, health, the fleet, recent decisions, reload.
+
+mod fleet_view;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header};
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::fleet::Fleet;
+use crate::telemetry::{DecisionLog, Metrics, now};
+
+/// What a reload did: the names of the endpoints now configured, or every mistake found.
+pub type ReloadResult = Result<Vec<String>, String>;
+
+pub struct Admin {
+    pub fleet: Arc<Fleet>,
+    pub metrics: Arc<Metrics>,
+    pub decisions: Arc<DecisionLog>,
+    /// Needed by calls that change something; without one they are refused.
+    pub token: Option<AdminToken>,
+    pub reload: Box<dyn Fn() -> ReloadResult + Send + Sync>,
+}
+
+/// The admin token as it is kept: its hash.
+pub struct AdminToken([u8; 32]);
+
+impl AdminToken {
+    pub fn new(secret: &str) -> Self {
+        Self(Sha256::digest(secret.as_bytes()).into())
+    }
+
+    fn opens(&self, authorization: &[u8]) -> bool {
+        let Some((scheme, secret)) = authorization.split_at_checked(7) else {
+            return false;
+        };
+        let hash: [u8; 32] = Sha256::digest(secret.trim_ascii()).into();
+        scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(self.0.ct_eq(&hash))
+    }
+}
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let head = session.req_header();
+        let authorization = session.get_header_bytes("authorization");
+        match (&head.method, head.uri.path()) {
+            (&Method::GET, "/metrics") => self.metrics(),
+            (&Method::GET, "/healthz") => answer(200, TEXT, "ok\n"),
+            // Zero workers is ready: requests are held while the scaler starts one.
+            (&Method::GET, "/readyz") => answer(200, TEXT, "ready\n"),
+            (&Method::GET, "/fleet") => {
+                match serde_json::to_vec(&fleet_view::of(&self.fleet, now())) {
+                    Ok(body) => answer(200, JSON, body),
+                    Err(error) => answer(500, TEXT, format!("{error}\n")),
+                }
+            }
+            (&Method::GET, "/decisions") => answer(200, JSON, self.decisions.recent_json()),
+            (&Method::POST, "/reload") => self.guarded(authorization, || self.reload()),
+            (_, "/metrics" | "/healthz" | "/readyz" | "/fleet" | "/decisions") => {
+                answer(405, TEXT, "GET only\n")
+            }
+            (_, "/reload") => answer(405, TEXT, "POST only\n"),
+            _ => answer(
+                404,
+                TEXT,
+                "/metrics /healthz /readyz /fleet /decisions, POST /reload\n",
+            ),
+        }
+    }
+}
+
+impl Admin {
+    fn metrics(&self) -> Response<Vec<u8>> {
+        fleet_view::set_gauges(&self.fleet, &self.metrics.fleet, now());
+        match self.metrics.render() {
+            Ok(body) => answer(200, METRICS, body),
+            Err(error) => answer(500, TEXT, format!("{error}\n")),
+        }
+    }
+
+    fn guarded(
+        &self,
+        authorization: &[u8],
+        call: impl FnOnce() -> Response<Vec<u8>>,
+    ) -> Response<Vec<u8>> {
+        match &self.token {
+            None => answer(
+                403,
+                TEXT,
+                "no admin_token is configured: calls that change something are off\n",
+            ),
+            Some(token) if !token.opens(authorization) => {
+                answer(401, TEXT, "Authorization: Bearer ADMIN_TOKEN is needed\n")
+            }
+            Some(_) => call(),
+        }
+    }
+
+    fn reload(&self) -> Response<Vec<u8>> {
+        match (self.reload)() {
+            Ok(endpoints) => answer(200, TEXT, format!("reloaded: {}\n", endpoints.join(", "))),
+            Err(mistakes) => answer(
+                422,
+                TEXT,
+                format!("{mistakes}\nthe old configuration stays\n"),
+            ),
+        }
+    }
+}
+
+fn answer(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Response<Vec<u8>> {
+    let body = body.into();
+    let length = body.len();
+    let mut response = Response::new(body);
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(content_type),
+    );
+    headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(length));
+    response
+}

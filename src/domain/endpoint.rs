@@ -105,6 +105,8 @@ pub struct TimeLimits {
     pub between_bytes: Duration,
     /// From rental to the first healthy answer.
     pub boot: Duration,
+    /// From the first failed probe until a worker is given up.
+    pub unresponsive: Duration,
     /// From drain order to release, streams or not.
     pub drain: Duration,
     pub probe_interval: Duration,

@@ -30,17 +30,29 @@ pub enum ScalingAction {
 #[serde(rename_all = "snake_case", tag = "rule")]
 pub enum Reason {
     /// Running and starting capacity is below what is wanted.
-    CapacityBelowWanted { have: TokensPerSecond, wanted: TokensPerSecond },
+    CapacityBelowWanted {
+        have: TokensPerSecond,
+        wanted: TokensPerSecond,
+    },
     /// Requests wait and no worker runs or starts.
     RequestsWaitAtZero { waiting: usize },
     /// Fewer workers exist than `cold_workers` or `cold_mult` ask to be prepared.
-    PreparedBelowWanted { have: TokensPerSecond, wanted: TokensPerSecond },
+    PreparedBelowWanted {
+        have: TokensPerSecond,
+        wanted: TokensPerSecond,
+    },
     /// Without this worker capacity still covers the most that was wanted within `scale_down_delay`.
-    SurplusCapacity { left: TokensPerSecond, wanted: TokensPerSecond },
+    SurplusCapacity {
+        left: TokensPerSecond,
+        wanted: TokensPerSecond,
+    },
     /// No request for `inactivity_timeout`.
     Idle { idle_s: f64 },
     /// More stopped workers than the prepared capacity asks for.
-    SurplusPrepared { left: TokensPerSecond, wanted: TokensPerSecond },
+    SurplusPrepared {
+        left: TokensPerSecond,
+        wanted: TokensPerSecond,
+    },
     /// More workers than `max_workers`.
     AboveMaxWorkers { max_workers: u32 },
     /// The worker failed and is being cleared away.

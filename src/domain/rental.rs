@@ -59,7 +59,11 @@ pub struct RentalLabel {
 
 impl fmt::Display for RentalLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tidegate/{}/{}/{}", self.installation, self.endpoint, self.worker)
+        write!(
+            f,
+            "tidegate/{}/{}/{}",
+            self.installation, self.endpoint, self.worker
+        )
     }
 }
 
@@ -69,12 +73,19 @@ impl FromStr for RentalLabel {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.split('/');
-        let (Some("tidegate"), Some(installation), Some(endpoint), Some(worker), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let (Some("tidegate"), Some(installation), Some(endpoint), Some(worker), None) = (
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+            parts.next(),
+        ) else {
             return Err(());
         };
-        if [installation, endpoint, worker].iter().any(|part| part.is_empty()) {
+        if [installation, endpoint, worker]
+            .iter()
+            .any(|part| part.is_empty())
+        {
             return Err(());
         }
         Ok(Self {

@@ -1,0 +1,95 @@
+//! The shared state where the request path and the scaler meet: workers and their load, the waiting
+//! rooms, demand. No network, no decisions of its own: `policy` decides, this claims and counts.
+
+mod claim;
+mod demand;
+mod endpoint;
+mod load;
+mod meter;
+#[cfg(test)]
+mod tests;
+mod waiting;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use crate::domain::{Endpoint, EndpointName};
+
+pub use claim::Claim;
+pub use endpoint::{Admission, EndpointFleet, NoClaim, Ticket};
+pub use load::LoadView;
+pub use meter::{Meter, MeterTotals};
+pub use waiting::Held;
+pub use worker::{Contact, Worker, WorkerSpec};
+
+/// All endpoints by name.
+pub struct Fleet {
+    endpoints: ArcSwap<BTreeMap<EndpointName, Arc<EndpointFleet>>>,
+    wake: Arc<Notify>,
+}
+
+impl Fleet {
+    pub fn new(endpoints: &[Endpoint]) -> Arc<Self> {
+        let fleet = Self {
+            endpoints: ArcSwap::default(),
+            wake: Arc::new(Notify::new()),
+        };
+        fleet.replace_settings(endpoints);
+        Arc::new(fleet)
+    }
+
+    pub fn endpoints(&self) -> Arc<BTreeMap<EndpointName, Arc<EndpointFleet>>> {
+        self.endpoints.load_full()
+    }
+
+    pub fn endpoint(&self, name: &str) -> Option<Arc<EndpointFleet>> {
+        // Endpoints are few; no second index by string.
+        self.endpoints
+            .load()
+            .iter()
+            .find(|(key, _)| key.as_str() == name)
+            .map(|(_, endpoint)| Arc::clone(endpoint))
+    }
+
+    /// Something happened that the scaler should look at before its next tick.
+    pub fn wake_scaler(&self) {
+        self.wake.notify_one();
+    }
+
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes new settings; endpoints that are gone stay as removed ones until their last worker ended.
+    pub fn replace_settings(&self, endpoints: &[Endpoint]) {
+        let old = self.endpoints.load();
+        let mut next = BTreeMap::new();
+        for endpoint in endpoints {
+            let kept = old.get(&endpoint.name).map(Arc::clone);
+            let live = kept.unwrap_or_else(|| EndpointFleet::new(endpoint.clone(), &self.wake));
+            live.replace_settings(endpoint.clone());
+            next.insert(endpoint.name.clone(), live);
+        }
+        for (name, endpoint) in old.iter() {
+            if !next.contains_key(name) && endpoint.has_workers() {
+                endpoint.mark_removed();
+                next.insert(name.clone(), Arc::clone(endpoint));
+            }
+        }
+        self.endpoints.store(Arc::new(next));
+        self.wake_scaler();
+    }
+
+    /// Forgets removed endpoints without workers.
+    pub fn forget_removed(&self) {
+        self.endpoints.rcu(|endpoints| {
+            let mut next = (**endpoints).clone();
+            next.retain(|_, endpoint| !endpoint.is_removed() || endpoint.has_workers());
+            next
+        });
+    }
+}

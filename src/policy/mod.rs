@@ -1,0 +1,14 @@
+//! The verbs of Tidegate: pure decisions. Time and chance are arguments; every decision carries its reason.
+#![deny(clippy::disallowed_methods)]
+
+pub mod admission;
+pub mod cost;
+pub mod lifecycle;
+pub mod queueing;
+pub mod retry;
+pub mod routing;
+pub mod scaling;
+pub mod speed;
+
+pub use routing::choose_worker;
+pub use scaling::plan_scaling;

@@ -1,0 +1,169 @@
+//! The control path: observe the markets, plan, act. It never touches a request.
+
+mod act;
+mod adopt;
+mod calls;
+mod memory;
+mod observe;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
+
+use crate::domain::{EndpointName, MarketKind, Timestamp};
+use crate::fleet::{EndpointFleet, Fleet};
+use crate::ledger::Ledger;
+use crate::market::Market;
+use crate::policy::plan_scaling;
+use crate::policy::scaling::DecisionRecord;
+use crate::telemetry::{DecisionLog, Metrics, now};
+use calls::Calls;
+use memory::EndpointMemory;
+
+/// Events may ask for ticks at most this often.
+const LEAST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The markets there are, by kind.
+#[derive(Clone)]
+pub struct Markets {
+    pub local: Arc<dyn Market>,
+    pub fixed: Arc<dyn Market>,
+}
+
+impl Markets {
+    /// `None` for a market that is not built in yet.
+    pub fn get(&self, kind: MarketKind) -> Option<&Arc<dyn Market>> {
+        match kind {
+            MarketKind::Local => Some(&self.local),
+            MarketKind::Fixed => Some(&self.fixed),
+            MarketKind::Vast => None,
+        }
+    }
+
+    fn all(&self) -> [(MarketKind, &Arc<dyn Market>); 2] {
+        [
+            (MarketKind::Local, &self.local),
+            (MarketKind::Fixed, &self.fixed),
+        ]
+    }
+}
+
+pub struct Scaler {
+    fleet: Arc<Fleet>,
+    markets: Markets,
+    ledger: Arc<Ledger>,
+    metrics: Arc<Metrics>,
+    decisions: Arc<DecisionLog>,
+    interval: Duration,
+    calls: Arc<Calls>,
+    memory: Mutex<BTreeMap<EndpointName, EndpointMemory>>,
+}
+
+impl Scaler {
+    pub fn new(
+        fleet: Arc<Fleet>,
+        markets: Markets,
+        ledger: Arc<Ledger>,
+        metrics: Arc<Metrics>,
+        decisions: Arc<DecisionLog>,
+        interval: Duration,
+    ) -> Self {
+        Self {
+            fleet,
+            markets,
+            ledger,
+            metrics,
+            decisions,
+            interval,
+            calls: Arc::default(),
+            memory: Mutex::default(),
+        }
+    }
+
+    /// Ticks until dropped: at each interval, and at once when the fleet or a market has news.
+    pub async fn run(&self) {
+        self.recover(now());
+        let mut interval = tokio::time::interval(self.interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = self.fleet.woken() => {}
+                () = self.markets.local.changed() => {}
+                () = self.markets.fixed.changed() => {}
+            }
+            let timer = self
+                .metrics
+                .scaler_tick_seconds
+                .with_label_values::<&str>(&[])
+                .start_timer();
+            self.tick().await;
+            timer.observe_duration();
+            tokio::time::sleep(LEAST_PAUSE).await;
+        }
+    }
+
+    async fn tick(&self) {
+        for (kind, market) in self.markets.all() {
+            self.observe_market(kind, market).await;
+        }
+        for endpoint in self.fleet.endpoints().values() {
+            self.advance_workers(endpoint);
+            if endpoint.settings().market != MarketKind::Fixed || endpoint.is_removed() {
+                self.plan_endpoint(endpoint).await;
+            }
+            endpoint.dispatch();
+        }
+        self.fleet.forget_removed();
+    }
+
+    async fn plan_endpoint(&self, endpoint: &Arc<EndpointFleet>) {
+        let groups = self.group_supply(endpoint).await;
+        let at = now();
+        let settings = endpoint.settings().scaling.clone();
+        let (record, actions) = {
+            let mut memories = self.memory.lock();
+            let memory = memories.entry(endpoint.name.clone()).or_default();
+            self.count_spending(endpoint, memory, at);
+            let inputs = memory.inputs(endpoint, groups, at);
+            let (plan, after) = plan_scaling(&inputs, &memory.scaling, &settings, at);
+            let before = std::mem::replace(&mut memory.scaling, after.clone());
+            let record = DecisionRecord {
+                at,
+                inputs,
+                memory: before,
+                settings,
+                plan: plan.clone(),
+                memory_after: after,
+            };
+            (record, plan)
+        };
+        if !actions.actions.is_empty() {
+            self.decisions.record(&record);
+        }
+        endpoint.set_last_plan(actions.clone());
+        for planned in actions.actions {
+            self.carry_out(endpoint, planned, at);
+        }
+    }
+
+    /// An estimate for the metric; what a market charges is its bill.
+    fn count_spending(&self, endpoint: &EndpointFleet, memory: &mut EndpointMemory, at: Timestamp) {
+        let hours = memory.hours_since_last(at);
+        let usd: f64 = endpoint
+            .workers()
+            .iter()
+            .filter(|worker| memory::is_paid_for(worker.phase().0))
+            .map(|worker| worker.price().0 * hours)
+            .sum();
+        if usd > 0.0 {
+            self.metrics
+                .spend_usd
+                .with_label_values(&[endpoint.name.as_str()])
+                .inc_by(usd);
+        }
+    }
+}

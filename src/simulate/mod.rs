@@ -1,0 +1,3 @@
+//! Worlds in virtual time that run the production policy: nothing here decides, and nothing here waits.
+
+pub mod fluid;

@@ -1,0 +1,11 @@
+//! What Tidegate tells about itself: clock readings, metrics, logs, the decision log.
+
+mod clock;
+mod decisions;
+mod logging;
+mod metrics;
+
+pub use clock::now;
+pub use decisions::DecisionLog;
+pub use logging::init as init_logging;
+pub use metrics::{FleetGauges, Metrics};

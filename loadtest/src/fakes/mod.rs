@@ -1,0 +1,3 @@
+//! Stand-ins for the world around the gateway, as programs and in-process for tests.
+
+pub mod worker;

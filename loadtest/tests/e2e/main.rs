@@ -1,0 +1,11 @@
+//! End to end: the real gateway program, real sockets, the stand-in worker or the real model.
+
+mod admin;
+mod bad_input;
+mod clients;
+mod failures;
+mod first_answer;
+mod real_model;
+mod routes;
+mod streaming;
+mod support;

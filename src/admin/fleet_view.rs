@@ -1,0 +1,155 @@
+//! `/fleet` and the fleet gauges, both from the snapshot that decisions are made from.
+
+use serde::Serialize;
+
+use crate::domain::{
+    DemandView, FleetSnapshot, MarketKind, ScalingSettings, Timestamp, TokensPerSecond,
+    WaitingView, WorkerPhase, WorkerView,
+};
+use crate::fleet::{EndpointFleet, Fleet};
+use crate::telemetry::FleetGauges;
+
+#[derive(Serialize)]
+pub(super) struct FleetView {
+    taken_at: Timestamp,
+    endpoints: Vec<EndpointView>,
+}
+
+#[derive(Serialize)]
+struct EndpointView {
+    endpoint: String,
+    model_names: Vec<String>,
+    market: MarketKind,
+    removed: bool,
+    scaling: ScalingSettings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<PlanView>,
+    waiting: WaitingView,
+    demand: DemandView,
+    workers: Vec<WorkerRow>,
+}
+
+#[derive(Serialize)]
+struct PlanView {
+    predicted_load: TokensPerSecond,
+    wanted: TokensPerSecond,
+    prepared_wanted: TokensPerSecond,
+}
+
+#[derive(Serialize)]
+struct WorkerRow {
+    #[serde(flatten)]
+    view: WorkerView,
+    engine: crate::domain::EngineKind,
+    takes_requests: bool,
+    address: Option<String>,
+    served_model: Option<String>,
+    prompt_tokens_total: u64,
+    output_tokens_total: u64,
+    requests_total: u64,
+    /// Why the scaler last did something with it.
+    last_reason: String,
+}
+
+pub(super) fn of(fleet: &Fleet, now: Timestamp) -> FleetView {
+    FleetView {
+        taken_at: now,
+        endpoints: fleet
+            .endpoints()
+            .values()
+            .map(|endpoint| endpoint_view(endpoint, now))
+            .collect(),
+    }
+}
+
+fn endpoint_view(endpoint: &EndpointFleet, now: Timestamp) -> EndpointView {
+    let snapshot = endpoint.snapshot(now);
+    let settings = endpoint.settings();
+    EndpointView {
+        endpoint: endpoint.name.to_string(),
+        model_names: settings.model_names.clone(),
+        market: settings.market,
+        removed: endpoint.is_removed(),
+        scaling: settings.scaling.clone(),
+        plan: endpoint.last_plan().map(|plan| PlanView {
+            predicted_load: plan.predicted_load,
+            wanted: plan.wanted,
+            prepared_wanted: plan.prepared_wanted,
+        }),
+        waiting: snapshot.waiting,
+        demand: snapshot.demand,
+        workers: rows(endpoint, snapshot),
+    }
+}
+
+fn rows(endpoint: &EndpointFleet, snapshot: FleetSnapshot) -> Vec<WorkerRow> {
+    snapshot
+        .workers
+        .into_iter()
+        .filter_map(|view| {
+            let worker = endpoint.worker(&view.id)?;
+            let contact = worker.contact();
+            let totals = worker.meter.totals();
+            Some(WorkerRow {
+                engine: worker.spec.engine,
+                takes_requests: worker.takes_requests(),
+                address: contact.as_ref().map(|contact| contact.address.to_string()),
+                served_model: contact.and_then(|contact| contact.served_model.clone()),
+                prompt_tokens_total: totals.prompt_tokens,
+                output_tokens_total: totals.output_tokens,
+                requests_total: totals.requests,
+                last_reason: worker.last_reason(),
+                view,
+            })
+        })
+        .collect()
+}
+
+pub(super) fn set_gauges(fleet: &Fleet, gauges: &FleetGauges, now: Timestamp) {
+    gauges.clear();
+    for endpoint in fleet.endpoints().values() {
+        let snapshot = endpoint.snapshot(now);
+        let name = endpoint.name.as_str();
+        let set = |gauge: &prometheus::GaugeVec, value: f64| {
+            gauge.with_label_values(&[name]).set(value);
+        };
+        let workers = &snapshot.workers;
+        for phase in WorkerPhase::NAMES {
+            let count = workers.iter().filter(|w| w.phase.as_str() == phase).count();
+            gauges
+                .workers
+                .with_label_values(&[name, phase])
+                .set(count as f64);
+        }
+        set(&gauges.waiting_requests, snapshot.waiting.requests as f64);
+        set(&gauges.waiting_bytes, snapshot.waiting.bytes as f64);
+        set(
+            &gauges.in_flight_requests,
+            workers.iter().map(|w| f64::from(w.in_flight)).sum(),
+        );
+        set(
+            &gauges.outstanding_tokens,
+            workers.iter().map(|w| w.outstanding.0).sum(),
+        );
+        let ready = workers.iter().filter(|w| w.phase.is_ready());
+        set(
+            &gauges.ready_tokens_per_second,
+            ready.map(|w| w.speed.0).sum(),
+        );
+        let paid = workers.iter().filter(|w| w.phase != WorkerPhase::Stopped);
+        set(&gauges.usd_per_hour, paid.map(|w| w.usd_per_hour.0).sum());
+        for worker in workers {
+            gauges
+                .worker_tokens_per_second
+                .with_label_values(&[name, worker.id.as_str()])
+                .set(worker.speed.0);
+        }
+        if let Some(plan) = endpoint.last_plan() {
+            set(
+                &gauges.predicted_load_tokens_per_second,
+                plan.predicted_load.0,
+            );
+            set(&gauges.wanted_tokens_per_second, plan.wanted.0);
+        }
+    }
+}

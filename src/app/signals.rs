@@ -1,0 +1,34 @@
+//! Signals that end the gateway: SIGTERM and SIGINT let what is in flight finish; a second one does not.
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub(super) struct Signals;
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) else {
+            tracing::error!("signals cannot be watched; only SIGKILL ends this process");
+            return std::future::pending().await;
+        };
+        either(&mut interrupt, &mut terminate).await;
+        tracing::info!("finishing what is in flight; a second signal ends at once");
+        tokio::spawn(async move {
+            either(&mut interrupt, &mut terminate).await;
+            std::process::exit(130);
+        });
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,27 @@
+//! `tidegate run`
+
+use std::process::ExitCode;
+
+use super::Source;
+use crate::{app, telemetry};
+
+pub(super) fn run(source: &Source) -> ExitCode {
+    let config = match source.load() {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Err(error) = telemetry::init_logging(&config.server.log) {
+        eprintln!("log: {error}");
+        return ExitCode::FAILURE;
+    }
+    match app::run(config, source.directory()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidegate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! How much work arrives: predicted on arrival, corrected when it is known.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use crate::domain::{DemandView, Timestamp, Tokens};
+
+#[derive(Debug, Default)]
+pub(super) struct Demand {
+    /// Thousandths of a token.
+    arrived: AtomicI64,
+    last_active_ms: AtomicU64,
+}
+
+impl Demand {
+    pub(super) fn arrived(&self, cost: Tokens, now: Timestamp) {
+        self.arrived.fetch_add(thousandths(cost), Relaxed);
+        self.active(now);
+    }
+
+    pub(super) fn corrected(&self, predicted: Tokens, actual: Tokens) {
+        self.arrived
+            .fetch_add(thousandths(actual) - thousandths(predicted), Relaxed);
+    }
+
+    pub(super) fn active(&self, now: Timestamp) {
+        self.last_active_ms.fetch_max(now.as_millis(), Relaxed);
+    }
+
+    pub(super) fn view(&self) -> DemandView {
+        let last = self.last_active_ms.load(Relaxed);
+        DemandView {
+            arrived_total: Tokens(self.arrived.load(Relaxed) as f64 / 1_000.0),
+            last_active: (last > 0).then(|| Timestamp::from_millis(last)),
+        }
+    }
+}
+
+fn thousandths(cost: Tokens) -> i64 {
+    (cost.0 * 1_000.0).clamp(0.0, 1e15) as i64
+}

@@ -1,0 +1,357 @@
+//! One endpoint's workers, waiting room and demand.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::claim::Claim;
+use super::demand::Demand;
+use super::load::work_units;
+use super::waiting::{Held, Room};
+use super::worker::{Worker, WorkerSpec};
+use crate::domain::{
+    ClientKey, Endpoint, EndpointName, FleetSnapshot, GroupName, NoWorker, PredictedCost,
+    RequestShape, ScalingPlan, Timestamp, Tokens, TokensPerSecond, UsdPerHour, WaitingView,
+    WorkerEvent, WorkerId, WorkerPhase,
+};
+use crate::policy::admission::{Refusal, may_wait, retry_after};
+use crate::policy::choose_worker;
+use crate::policy::cost::CostModel;
+
+/// A claim may lose the race for a worker this often before the request waits instead.
+const CLAIM_ATTEMPTS: usize = 64;
+/// Waiting requests looked at for one that a free worker may take (those ahead may have tried it).
+const DISPATCH_LOOKAHEAD: usize = 16;
+
+/// A request at the door.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    pub client: ClientKey,
+    pub cost: PredictedCost,
+    pub body_bytes: usize,
+    pub tried: Vec<WorkerId>,
+}
+
+pub enum Admission {
+    Assigned(Claim),
+    Held(Held),
+    /// Every ready worker was tried for this request already.
+    AllTried,
+    Refused {
+        refusal: Refusal,
+        retry_after: Duration,
+    },
+}
+
+#[derive(Debug)]
+pub struct NoClaim(pub NoWorker);
+
+pub struct EndpointFleet {
+    pub name: EndpointName,
+    settings: ArcSwap<Endpoint>,
+    removed: AtomicBool,
+    workers: DashMap<WorkerId, Arc<Worker>>,
+    /// The same workers ordered by id; what choices are made from.
+    table: ArcSwap<Vec<Arc<Worker>>>,
+    pub(super) room: Mutex<Room>,
+    demand: Demand,
+    cost_model: Mutex<CostModel>,
+    events: Mutex<Vec<(WorkerId, WorkerEvent)>>,
+    failures: DashMap<GroupName, u64>,
+    last_plan: ArcSwapOption<ScalingPlan>,
+    wake: Arc<Notify>,
+}
+
+impl EndpointFleet {
+    pub(super) fn new(settings: Endpoint, wake: &Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self {
+            name: settings.name.clone(),
+            settings: ArcSwap::from_pointee(settings),
+            removed: AtomicBool::new(false),
+            workers: DashMap::new(),
+            table: ArcSwap::default(),
+            room: Mutex::default(),
+            demand: Demand::default(),
+            cost_model: Mutex::default(),
+            events: Mutex::default(),
+            failures: DashMap::new(),
+            last_plan: ArcSwapOption::empty(),
+            wake: Arc::clone(wake),
+        })
+    }
+
+    pub fn settings(&self) -> Arc<Endpoint> {
+        self.settings.load_full()
+    }
+
+    pub(super) fn replace_settings(&self, settings: Endpoint) {
+        self.settings.store(Arc::new(settings));
+        self.removed.store(false, Relaxed);
+    }
+
+    pub(super) fn mark_removed(&self) {
+        self.removed.store(true, Relaxed);
+    }
+
+    /// Left the configuration: takes no requests, its workers are being released.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Relaxed)
+    }
+
+    // --- for the request path ---
+
+    pub fn predict(&self, shape: &RequestShape) -> PredictedCost {
+        let kappa = self.settings.load().routing.kappa;
+        self.cost_model.lock().predict(shape, kappa)
+    }
+
+    /// A request arrived, whatever becomes of it.
+    pub fn arrived(&self, cost: &PredictedCost, now: Timestamp) {
+        self.demand.arrived(cost.total, now);
+    }
+
+    /// A request is done; `actual` is what it really cost.
+    pub fn settled(&self, predicted: &PredictedCost, actual: &PredictedCost) {
+        self.demand.corrected(predicted.total, actual.total);
+    }
+
+    pub fn learn(&self, shape: &RequestShape, prompt_tokens: Option<f64>, output_tokens: f64) {
+        self.cost_model
+            .lock()
+            .learn(shape, prompt_tokens, output_tokens);
+    }
+
+    /// A worker now, a place in the room, or a refusal. Those who wait already go first.
+    pub fn admit(self: &Arc<Self>, ticket: &Ticket, now: Timestamp) -> Admission {
+        let settings = self.settings.load();
+        let nobody_waits = self.room.lock().is_empty();
+        if nobody_waits {
+            match self.claim(&ticket.cost, &ticket.tried) {
+                Ok(claim) => return Admission::Assigned(claim),
+                Err(NoClaim(NoWorker::AllTried)) => return Admission::AllTried,
+                Err(NoClaim(NoWorker::NoneReady | NoWorker::AllBusy)) => {}
+            }
+        }
+        let entered = {
+            let mut room = self.room.lock();
+            let view = room.view();
+            match may_wait(&view, ticket.body_bytes, &settings.waiting) {
+                Ok(()) => Ok(room.enter(
+                    &ticket.client,
+                    ticket.cost,
+                    ticket.body_bytes,
+                    ticket.tried.clone(),
+                    now,
+                )),
+                Err(refusal) => Err((refusal, view)),
+            }
+        };
+        match entered {
+            Ok((place, receiver)) => {
+                let held = Held::new(Arc::clone(self), place, receiver);
+                // A worker may have become free between the look and the entry.
+                self.dispatch();
+                self.wake.notify_one();
+                Admission::Held(held)
+            }
+            Err((refusal, view)) => Admission::Refused {
+                refusal,
+                retry_after: retry_after(&view, self.ready_speed()),
+            },
+        }
+    }
+
+    pub fn waiting(&self) -> WaitingView {
+        self.room.lock().view()
+    }
+
+    pub fn retry_after(&self) -> Duration {
+        retry_after(&self.waiting(), self.ready_speed())
+    }
+
+    /// A worker broke a connection: no more requests until a probe clears it.
+    pub fn doubt(&self, worker: &Worker) {
+        if worker.doubt() {
+            self.report(worker.id(), WorkerEvent::ProbeFailed);
+        }
+    }
+
+    fn ready_speed(&self) -> TokensPerSecond {
+        self.table
+            .load()
+            .iter()
+            .filter(|worker| worker.takes_requests())
+            .map(|worker| worker.speed())
+            .sum()
+    }
+
+    fn claim(self: &Arc<Self>, cost: &PredictedCost, tried: &[WorkerId]) -> Result<Claim, NoClaim> {
+        let settings = self.settings.load();
+        let table = self.table.load();
+        let work = work_units(cost.total);
+        for _ in 0..CLAIM_ATTEMPTS {
+            let mut loads = Vec::with_capacity(table.len());
+            let mut candidates = Vec::with_capacity(table.len());
+            for (slot, worker) in table.iter().enumerate() {
+                let (candidate, load) = worker.candidate(slot, tried.contains(worker.id()));
+                candidates.push(candidate);
+                loads.push(load);
+            }
+            let choice =
+                choose_worker(cost.total, &candidates, &settings.routing).map_err(NoClaim)?;
+            let worker = &table[choice.slot];
+            if !worker.load.claim(loads[choice.slot], work) {
+                continue;
+            }
+            // The scaler stops the flow first and looks for requests in flight second; this looks in
+            // the other order, so one of the two sees the other.
+            let claim = Claim::new(Arc::clone(self), Arc::clone(worker), cost, work);
+            if worker.takes_requests() {
+                return Ok(claim);
+            }
+            claim.drop_quietly();
+        }
+        Err(NoClaim(NoWorker::AllBusy))
+    }
+
+    pub(super) fn place_freed(self: &Arc<Self>, worker: &Worker) {
+        self.dispatch();
+        if !worker.takes_requests() && worker.load_view().in_flight() == 0 {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Gives free workers to waiting requests, in their order.
+    pub fn dispatch(self: &Arc<Self>) {
+        while let Some((sender, claim)) = self.next_assignment() {
+            if let Err(claim) = sender.send(claim) {
+                claim.drop_quietly();
+            }
+        }
+    }
+
+    fn next_assignment(self: &Arc<Self>) -> Option<(tokio::sync::oneshot::Sender<Claim>, Claim)> {
+        let mut room = self.room.lock();
+        let (place, claim) =
+            room.in_order()
+                .take(DISPATCH_LOOKAHEAD)
+                .find_map(|(place, waiter)| {
+                    let claim = self.claim(&waiter.cost, &waiter.tried).ok()?;
+                    Some((place, claim))
+                })?;
+        match room.serve(place) {
+            Some(sender) => Some((sender, claim)),
+            None => {
+                claim.drop_quietly();
+                None
+            }
+        }
+    }
+
+    // --- for the scaler and the prober ---
+
+    pub fn workers(&self) -> Arc<Vec<Arc<Worker>>> {
+        self.table.load_full()
+    }
+
+    pub fn worker(&self, id: &WorkerId) -> Option<Arc<Worker>> {
+        self.workers.get(id).map(|entry| Arc::clone(entry.value()))
+    }
+
+    pub fn has_workers(&self) -> bool {
+        !self.workers.is_empty()
+    }
+
+    pub fn add_worker(
+        &self,
+        spec: WorkerSpec,
+        phase: WorkerPhase,
+        price: UsdPerHour,
+        now: Timestamp,
+    ) -> Arc<Worker> {
+        let worker = Arc::new(Worker::new(spec, phase, price, now));
+        self.workers
+            .insert(worker.id().clone(), Arc::clone(&worker));
+        self.rebuild_table();
+        worker
+    }
+
+    pub fn forget_worker(&self, id: &WorkerId) {
+        self.workers.remove(id);
+        self.rebuild_table();
+    }
+
+    fn rebuild_table(&self) {
+        self.table.rcu(|_| {
+            let mut table: Vec<_> = self
+                .workers
+                .iter()
+                .map(|entry| Arc::clone(entry.value()))
+                .collect();
+            table.sort_by(|a, b| a.id().cmp(b.id()));
+            table
+        });
+    }
+
+    /// Something happened to a worker; the scaler takes it at its next look.
+    pub fn report(&self, worker: &WorkerId, event: WorkerEvent) {
+        self.events.lock().push((worker.clone(), event));
+        self.wake.notify_one();
+    }
+
+    pub fn take_events(&self) -> Vec<(WorkerId, WorkerEvent)> {
+        std::mem::take(&mut *self.events.lock())
+    }
+
+    /// Workers of the group that failed since the gateway started.
+    pub fn failures_of(&self, group: &GroupName) -> u64 {
+        self.failures.get(group).map_or(0, |count| *count)
+    }
+
+    pub fn count_failure(&self, group: &GroupName) {
+        *self.failures.entry(group.clone()).or_default() += 1;
+    }
+
+    /// The plan of the scaler's last tick.
+    pub fn last_plan(&self) -> Option<Arc<ScalingPlan>> {
+        self.last_plan.load_full()
+    }
+
+    pub fn set_last_plan(&self, plan: ScalingPlan) {
+        self.last_plan.store(Some(Arc::new(plan)));
+    }
+
+    pub fn snapshot(&self, now: Timestamp) -> FleetSnapshot {
+        let workers: Vec<_> = self
+            .table
+            .load()
+            .iter()
+            .map(|worker| worker.view())
+            .collect();
+        let waiting = self.waiting();
+        if waiting.requests > 0 || workers.iter().any(|worker| worker.in_flight > 0) {
+            self.demand.active(now);
+        }
+        FleetSnapshot {
+            endpoint: self.name.clone(),
+            taken_at: now,
+            workers,
+            waiting,
+            demand: self.demand.view(),
+        }
+    }
+
+    /// Outstanding work of all workers; zero when nothing is in flight.
+    pub fn outstanding(&self) -> Tokens {
+        self.table
+            .load()
+            .iter()
+            .map(|worker| worker.load_view().outstanding())
+            .sum()
+    }
+}

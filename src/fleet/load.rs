@@ -1,0 +1,94 @@
+//! A worker's load in one word, so that a claim sees and changes both parts at once.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use crate::domain::Tokens;
+
+const WORK_BITS: u32 = 44;
+const WORK_MASK: u64 = (1 << WORK_BITS) - 1;
+const ONE_REQUEST: u64 = 1 << WORK_BITS;
+
+/// Requests in flight (upper 20 bits) and their outstanding work in thousandths of a token (lower 44).
+#[derive(Debug, Default)]
+pub(super) struct Load(AtomicU64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadView(u64);
+
+impl LoadView {
+    pub fn in_flight(self) -> u32 {
+        (self.0 >> WORK_BITS) as u32
+    }
+
+    pub fn outstanding(self) -> Tokens {
+        Tokens((self.0 & WORK_MASK) as f64 / 1_000.0)
+    }
+}
+
+/// Work as counted here; bounded so that 2^20 requests cannot overflow the field.
+pub(super) fn work_units(cost: Tokens) -> u64 {
+    const MOST: f64 = (WORK_MASK >> 20) as f64;
+    (cost.0.max(0.0) * 1_000.0).min(MOST) as u64
+}
+
+impl Load {
+    pub(super) fn view(&self) -> LoadView {
+        LoadView(self.0.load(SeqCst))
+    }
+
+    /// Adds a request unless the load grew since `seen`: then the choice was made on old news.
+    pub(super) fn claim(&self, seen: LoadView, work: u64) -> bool {
+        let mut current = self.0.load(SeqCst);
+        loop {
+            let now = LoadView(current);
+            let grew = now.in_flight() > seen.in_flight() || now.0 & WORK_MASK > seen.0 & WORK_MASK;
+            if grew {
+                return false;
+            }
+            let next = current + ONE_REQUEST + work;
+            match self.0.compare_exchange_weak(current, next, SeqCst, SeqCst) {
+                Ok(_) => return true,
+                Err(actual) => current = actual,
+            }
+        }
+    }
+
+    /// `work` was claimed before and is not taken twice: `Claim` sees to it.
+    pub(super) fn work_done(&self, work: u64) {
+        self.0.fetch_sub(work, SeqCst);
+    }
+
+    pub(super) fn release(&self, work_left: u64) {
+        self.0.fetch_sub(ONE_REQUEST + work_left, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_on_old_news_is_refused_and_a_lighter_load_is_not() {
+        let load = Load::default();
+        let idle = load.view();
+        assert!(load.claim(idle, 500));
+        assert!(!load.claim(idle, 1));
+        let seen = load.view();
+        load.work_done(400);
+        assert!(load.claim(seen, 7));
+        load.release(7);
+        load.release(100);
+        assert_eq!(load.view(), idle);
+    }
+
+    #[test]
+    fn absurd_costs_do_not_spill_into_the_count() {
+        let load = Load::default();
+        let work = work_units(Tokens(f64::INFINITY));
+        for n in 1..=1_000 {
+            assert!(load.claim(load.view(), work));
+            assert_eq!(load.view().in_flight(), n);
+        }
+        assert_eq!(work_units(Tokens(f64::NAN)), 0);
+    }
+}

@@ -1,0 +1,261 @@
+//! Claims, waiting and events as the proxy and the scaler use them.
+
+use std::time::Duration;
+
+use super::*;
+use crate::domain::*;
+
+const NOW: Timestamp = Timestamp::from_millis(1_000);
+
+fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
+    let second = Duration::from_secs(1);
+    Endpoint {
+        name: EndpointName::new("e"),
+        model_names: Vec::new(),
+        market: MarketKind::Fixed,
+        scaling: ScalingSettings {
+            min_load: TokensPerSecond::ZERO,
+            target_util: 0.9,
+            cold_mult: 1.0,
+            cold_workers: 0,
+            max_workers: 16,
+            inactivity_timeout: Some(second),
+            scale_down_delay: second,
+            drain_backlog_within: second,
+        },
+        routing: RoutingSettings {
+            max_queue_time: 30 * second,
+            kappa: 5.0,
+        },
+        waiting: WaitingSettings {
+            requests_max,
+            bytes_max: 1 << 20,
+            wait_max: second,
+        },
+        retry: RetrySettings { attempts_max: 3 },
+        limits: RequestLimits {
+            max_new_tokens: 1_000,
+        },
+        times: TimeLimits {
+            connect: second,
+            first_byte: second,
+            between_bytes: second,
+            boot: second,
+            unresponsive: second,
+            drain: second,
+            probe_interval: second,
+            probe: second,
+        },
+        groups: vec![WorkerGroup {
+            name: GroupName::new("g"),
+            engine: EngineKind::Fake,
+            source: Source::Fixed {
+                workers: Vec::new(),
+            },
+            speed_prior: SpeedPrior {
+                tokens_per_second: TokensPerSecond(100.0),
+                concurrency: 8,
+            },
+            max_concurrency,
+            usd_per_hour: UsdPerHour::ZERO,
+        }],
+    }
+}
+
+fn endpoint(max_concurrency: Option<u32>, workers: usize) -> Arc<EndpointFleet> {
+    let fleet = Fleet::new(&[settings(max_concurrency, 3)]);
+    let endpoint = fleet.endpoint("e").expect("configured");
+    for n in 0..workers {
+        let spec = WorkerSpec::new(
+            WorkerId::new(format!("w{n}")),
+            &endpoint.settings().groups[0],
+        );
+        endpoint.add_worker(spec, WorkerPhase::Ready, UsdPerHour::ZERO, NOW);
+    }
+    endpoint
+}
+
+fn ticket(client: &str) -> Ticket {
+    Ticket {
+        client: ClientKey::new(client),
+        cost: PredictedCost {
+            prompt_tokens: 50.0,
+            output_tokens: 90.0,
+            total: Tokens(100.0),
+        },
+        body_bytes: 10,
+        tried: Vec::new(),
+    }
+}
+
+fn assigned(admission: Admission) -> Claim {
+    match admission {
+        Admission::Assigned(claim) => claim,
+        _ => panic!("a worker was free"),
+    }
+}
+
+fn held(admission: Admission) -> Held {
+    match admission {
+        Admission::Held(held) => held,
+        _ => panic!("no worker was free"),
+    }
+}
+
+#[test]
+fn a_claim_is_worked_off_and_leaves_exactly_nothing() {
+    let endpoint = endpoint(None, 1);
+    let mut claim = assigned(endpoint.admit(&ticket("a"), NOW));
+    assert_eq!(endpoint.outstanding(), Tokens(100.0));
+    claim.prefilled();
+    assert_eq!(endpoint.outstanding(), Tokens(90.0));
+    claim.produced(30);
+    assert_eq!(endpoint.outstanding(), Tokens(60.0));
+    claim.produced(500);
+    assert!(
+        endpoint.outstanding().0 > 0.0,
+        "a running request is never free of charge"
+    );
+    drop(claim);
+    assert_eq!(endpoint.outstanding(), Tokens(0.0));
+    assert_eq!(endpoint.workers()[0].load_view().in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_freed_place_goes_to_those_who_wait_and_not_to_a_newcomer() {
+    let endpoint = endpoint(Some(1), 1);
+    let first = assigned(endpoint.admit(&ticket("a"), NOW));
+    let mut second = held(endpoint.admit(&ticket("a"), NOW));
+    let _third = held(endpoint.admit(&ticket("b"), NOW));
+    drop(first);
+    let claim = second.assigned().await.expect("the freed place");
+    assert_eq!(endpoint.waiting().requests, 1);
+    let _fourth = held(endpoint.admit(&ticket("c"), NOW));
+    drop(claim);
+    assert_eq!(endpoint.waiting().requests, 1, "one more was served");
+}
+
+#[tokio::test]
+async fn a_new_worker_takes_the_next_waiting_request() {
+    let endpoint = endpoint(None, 0);
+    let mut waiting = held(endpoint.admit(&ticket("a"), NOW));
+    let spec = WorkerSpec::new(WorkerId::new("w"), &endpoint.settings().groups[0]);
+    let worker = endpoint.add_worker(spec, WorkerPhase::Starting, UsdPerHour::ZERO, NOW);
+    endpoint.dispatch();
+    assert_eq!(endpoint.waiting().requests, 1);
+    worker.set_phase(WorkerPhase::Ready, NOW);
+    endpoint.dispatch();
+    assert_eq!(
+        waiting
+            .assigned()
+            .await
+            .expect("a worker")
+            .worker()
+            .id()
+            .as_str(),
+        "w"
+    );
+}
+
+#[test]
+fn who_leaves_the_room_frees_its_place_and_one_who_was_served_frees_the_worker() {
+    let endpoint = endpoint(Some(1), 1);
+    let first = assigned(endpoint.admit(&ticket("a"), NOW));
+    drop(held(endpoint.admit(&ticket("a"), NOW)));
+    assert_eq!(endpoint.waiting(), WaitingView::default());
+    let unread = held(endpoint.admit(&ticket("a"), NOW));
+    drop(first);
+    assert_eq!(
+        endpoint.workers()[0].load_view().in_flight(),
+        1,
+        "assigned, not picked up yet"
+    );
+    drop(unread);
+    assert_eq!(endpoint.outstanding(), Tokens(0.0));
+    assert_eq!(endpoint.workers()[0].load_view().in_flight(), 0);
+}
+
+#[test]
+fn a_full_room_refuses_and_counts_nothing() {
+    let endpoint = endpoint(None, 0);
+    let _waiting: Vec<_> = (0..3)
+        .map(|_| held(endpoint.admit(&ticket("a"), NOW)))
+        .collect();
+    assert!(matches!(
+        endpoint.admit(&ticket("b"), NOW),
+        Admission::Refused { .. }
+    ));
+    assert_eq!(endpoint.waiting().requests, 3);
+}
+
+#[test]
+fn a_doubted_worker_takes_nothing_until_its_phase_says_so() {
+    let endpoint = endpoint(None, 1);
+    let worker = Arc::clone(&endpoint.workers()[0]);
+    endpoint.doubt(&worker);
+    endpoint.doubt(&worker);
+    assert_eq!(
+        endpoint.take_events(),
+        [(worker.id().clone(), WorkerEvent::ProbeFailed)]
+    );
+    let waiting = held(endpoint.admit(&ticket("a"), NOW));
+    worker.set_phase(WorkerPhase::Ready, NOW);
+    endpoint.dispatch();
+    assert_eq!(endpoint.waiting().requests, 0);
+    drop(waiting);
+}
+
+#[test]
+fn workers_tried_by_all_who_wait_do_not_block_the_queue() {
+    let endpoint = endpoint(Some(1), 2);
+    let one = assigned(endpoint.admit(&ticket("a"), NOW));
+    let other = assigned(endpoint.admit(&ticket("a"), NOW));
+    let picky = Ticket {
+        tried: vec![one.worker().id().clone()],
+        ..ticket("a")
+    };
+    let _picky = held(endpoint.admit(&picky, NOW));
+    let _next = held(endpoint.admit(&ticket("a"), NOW));
+    drop(one);
+    assert_eq!(endpoint.waiting().requests, 1, "the second in line took it");
+    drop(other);
+    assert_eq!(endpoint.waiting().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_rushing_requests_are_all_served_within_the_concurrency_of_the_workers() {
+    let fleet = Fleet::new(&[settings(Some(3), 10_000)]);
+    let endpoint = fleet.endpoint("e").expect("configured");
+    for n in 0..4 {
+        let spec = WorkerSpec::new(
+            WorkerId::new(format!("w{n}")),
+            &endpoint.settings().groups[0],
+        );
+        endpoint.add_worker(spec, WorkerPhase::Ready, UsdPerHour::ZERO, NOW);
+    }
+    let mut requests = tokio::task::JoinSet::new();
+    for n in 0..1_000 {
+        let endpoint = Arc::clone(&endpoint);
+        requests.spawn(async move {
+            let mut claim = match endpoint.admit(&ticket(&format!("c{}", n % 7)), NOW) {
+                Admission::Assigned(claim) => claim,
+                Admission::Held(mut held) => held.assigned().await.expect("a worker"),
+                _ => panic!("refused"),
+            };
+            assert!(claim.worker().load_view().in_flight() <= 3);
+            claim.prefilled();
+            claim.produced(n % 200);
+            tokio::task::yield_now().await;
+        });
+    }
+    let all = async {
+        while let Some(done) = requests.join_next().await {
+            done.expect("served")
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all)
+        .await
+        .expect("nobody waits for ever");
+    assert_eq!(endpoint.outstanding(), Tokens(0.0));
+    assert_eq!(endpoint.waiting(), WaitingView::default());
+}

@@ -1,0 +1,212 @@
+//! One worker's live state.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::load::{Load, LoadView};
+use super::meter::Meter;
+use crate::domain::{
+    Candidate, EngineKind, GroupName, InstanceId, SpeedPrior, Timestamp, TokensPerSecond,
+    UsdPerHour, WorkerGroup, WorkerId, WorkerPhase, WorkerView,
+};
+use crate::policy::speed::SpeedEstimate;
+
+/// What does not change while the worker exists.
+#[derive(Clone, Debug)]
+pub struct WorkerSpec {
+    pub id: WorkerId,
+    pub group: GroupName,
+    pub engine: EngineKind,
+    pub max_concurrency: Option<u32>,
+    pub speed_prior: SpeedPrior,
+}
+
+impl WorkerSpec {
+    pub fn new(id: WorkerId, group: &WorkerGroup) -> Self {
+        Self {
+            id,
+            group: group.name.clone(),
+            engine: group.engine,
+            max_concurrency: group.max_concurrency,
+            speed_prior: group.speed_prior,
+        }
+    }
+}
+
+/// Where a worker listens. `incarnation` differs after each restart, so that no pooled connection
+/// reaches another process that got the same port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    pub address: SocketAddr,
+    pub incarnation: u64,
+    /// The model name its engine goes by, once asked.
+    pub served_model: Option<String>,
+}
+
+pub struct Worker {
+    pub spec: WorkerSpec,
+    pub meter: Meter,
+    pub(super) load: Load,
+    takes_requests: AtomicBool,
+    phase: Mutex<(WorkerPhase, Timestamp)>,
+    contact: ArcSwapOption<Contact>,
+    instance: Mutex<Option<InstanceId>>,
+    usd_per_hour: AtomicU64,
+    estimate: Mutex<SpeedEstimate>,
+    speed: AtomicU64,
+    last_reason: Mutex<String>,
+}
+
+static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
+
+impl Worker {
+    pub(super) fn new(
+        spec: WorkerSpec,
+        phase: WorkerPhase,
+        price: UsdPerHour,
+        now: Timestamp,
+    ) -> Self {
+        let estimate = SpeedEstimate::new(spec.speed_prior, spec.max_concurrency);
+        let speed = estimate.speed();
+        Self {
+            meter: Meter::default(),
+            load: Load::default(),
+            takes_requests: AtomicBool::new(phase.is_ready()),
+            phase: Mutex::new((phase, now)),
+            contact: ArcSwapOption::empty(),
+            instance: Mutex::new(None),
+            usd_per_hour: AtomicU64::new(price.0.to_bits()),
+            estimate: Mutex::new(estimate),
+            speed: AtomicU64::new(speed.0.to_bits()),
+            last_reason: Mutex::new(String::new()),
+            spec,
+        }
+    }
+
+    pub fn id(&self) -> &WorkerId {
+        &self.spec.id
+    }
+
+    pub fn phase(&self) -> (WorkerPhase, Timestamp) {
+        *self.phase.lock()
+    }
+
+    pub fn set_phase(&self, phase: WorkerPhase, since: Timestamp) {
+        *self.phase.lock() = (phase, since);
+        self.takes_requests.store(phase.is_ready(), SeqCst);
+    }
+
+    pub fn takes_requests(&self) -> bool {
+        self.takes_requests.load(SeqCst)
+    }
+
+    /// No requests until the next probe succeeded.
+    pub(super) fn doubt(&self) -> bool {
+        self.takes_requests.swap(false, SeqCst)
+    }
+
+    pub fn contact(&self) -> Option<Arc<Contact>> {
+        self.contact.load_full()
+    }
+
+    /// A new address is a new incarnation.
+    pub fn set_address(&self, address: Option<SocketAddr>) {
+        if self.contact().map(|contact| contact.address) == address {
+            return;
+        }
+        self.contact.store(address.map(|address| {
+            Arc::new(Contact {
+                address,
+                incarnation: INCARNATIONS.fetch_add(1, Relaxed),
+                served_model: None,
+            })
+        }));
+    }
+
+    pub fn set_served_model(&self, of: &Contact, model: String) {
+        self.contact.rcu(|current| match current {
+            Some(now) if now.incarnation == of.incarnation => Some(Arc::new(Contact {
+                served_model: Some(model.clone()),
+                ..(**now).clone()
+            })),
+            other => other.clone(),
+        });
+    }
+
+    pub fn instance(&self) -> Option<InstanceId> {
+        self.instance.lock().clone()
+    }
+
+    pub fn set_instance(&self, id: InstanceId) {
+        *self.instance.lock() = Some(id);
+    }
+
+    pub fn set_price(&self, price: UsdPerHour) {
+        self.usd_per_hour.store(price.0.to_bits(), Relaxed);
+    }
+
+    pub fn price(&self) -> UsdPerHour {
+        UsdPerHour(f64::from_bits(self.usd_per_hour.load(Relaxed)))
+    }
+
+    pub fn last_reason(&self) -> String {
+        self.last_reason.lock().clone()
+    }
+
+    pub fn set_last_reason(&self, reason: impl Into<String>) {
+        *self.last_reason.lock() = reason.into();
+    }
+
+    pub fn speed(&self) -> TokensPerSecond {
+        TokensPerSecond(f64::from_bits(self.speed.load(Relaxed)))
+    }
+
+    /// Folds the token gaps since the last call into the speed.
+    pub fn update_speed(&self) {
+        if let Some(sample) = self.meter.take_sample() {
+            let mut estimate = self.estimate.lock();
+            estimate.observe(sample.mean_gap_s, sample.concurrency, sample.tokens);
+            self.speed.store(estimate.speed().0.to_bits(), Relaxed);
+        }
+    }
+
+    pub fn load_view(&self) -> LoadView {
+        self.load.view()
+    }
+
+    pub(super) fn candidate(&self, slot: usize, tried: bool) -> (Candidate, LoadView) {
+        let load = self.load.view();
+        let candidate = Candidate {
+            slot,
+            ready: self.takes_requests(),
+            speed: self.speed(),
+            outstanding: load.outstanding(),
+            in_flight: load.in_flight(),
+            max_concurrency: self.spec.max_concurrency,
+            tried,
+        };
+        (candidate, load)
+    }
+
+    pub fn view(&self) -> WorkerView {
+        let (phase, phase_since) = self.phase();
+        let load = self.load.view();
+        WorkerView {
+            id: self.spec.id.clone(),
+            group: self.spec.group.clone(),
+            phase,
+            phase_since,
+            speed: self.speed(),
+            outstanding: load.outstanding(),
+            in_flight: load.in_flight(),
+            usd_per_hour: self.price(),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! How much capacity an endpoint should have, and the orders that lead there.
+//!
+//! One pure function, [`plan_scaling`], called every few seconds and at events. What it must remember between calls
+//! is a value it returns, so that a decision can be written down and replayed ([`replay`]).
+//!
+//! Its orders take effect at once in the fleet it sees next: a rented worker is there as `Starting`, a drained one as
+//! `Draining`. A plan made from a fleet that does not show the last plan's orders yet would give them again.
+
+mod damping;
+mod demand;
+mod grow;
+#[cfg(test)]
+mod properties;
+mod shrink;
+mod supply;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    FleetSnapshot, GroupName, PlannedAction, ScalingAction, ScalingPlan, ScalingSettings,
+    Timestamp, TokensPerSecond, UsdPerHour, WorkerId, WorkerPhase,
+};
+
+pub use damping::{Backoff, PeakWindow};
+pub use demand::DemandMemory;
+
+use supply::{Stock, sane, tps};
+
+/// A worker that has been ready for so long is a success; one that falls over at its first request is not.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+
+/// All that a plan depends on besides memory, settings and time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScalingInputs {
+    pub snapshot: FleetSnapshot,
+    pub groups: Vec<GroupSupply>,
+    /// The endpoint left the configuration: everything is released.
+    pub removed: bool,
+}
+
+/// What renting one more worker of a group would bring.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupSupply {
+    pub group: GroupName,
+    /// Expected of a new worker.
+    pub speed: TokensPerSecond,
+    pub usd_per_hour: UsdPerHour,
+    /// The market has an offer.
+    pub rentable: bool,
+    /// Workers of this group that ever failed, refused rentals included.
+    pub failures_total: u64,
+}
+
+/// What one plan leaves for the next. Starts as `default()`; losing it costs time, not correctness: nothing is
+/// released as surplus before `scale_down_delay` was watched.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScalingMemory {
+    first_seen: Option<Timestamp>,
+    pub demand: DemandMemory,
+    wanted: PeakWindow,
+    prepared: PeakWindow,
+    groups: BTreeMap<GroupName, GroupMemory>,
+    /// When a stopped worker was last asked to start, until it is ready or gone.
+    restarts: BTreeMap<WorkerId, Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct GroupMemory {
+    failures_seen: u64,
+    backoff: Backoff,
+}
+
+/// What the load asks for, in tokens a second.
+struct Need {
+    wanted: f64,
+    prepared_wanted: f64,
+    /// Peaks of the two over the last `scale_down_delay`.
+    hold: f64,
+    prepared_hold: f64,
+    waiting: usize,
+    /// There was demand recently: a lost last worker is replaced.
+    at_least_one: bool,
+    /// Seconds without demand, once they are enough to go to zero.
+    idle_s: Option<f64>,
+    /// The peaks cover all of `scale_down_delay`.
+    peaks_known: bool,
+}
+
+/// One decision with all it depends on: a line of the decision log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    pub at: Timestamp,
+    pub inputs: ScalingInputs,
+    pub memory: ScalingMemory,
+    pub settings: ScalingSettings,
+    pub plan: ScalingPlan,
+    pub memory_after: ScalingMemory,
+}
+
+/// Whether the recorded decision is the one that would be made today.
+pub fn replay(line: &DecisionRecord) -> bool {
+    let (plan, memory_after) = plan_scaling(&line.inputs, &line.memory, &line.settings, line.at);
+    plan == line.plan && memory_after == line.memory_after
+}
+
+/// What to do now to have the capacity the load asks for. Deterministic; orders name existing workers and groups.
+pub fn plan_scaling(
+    inputs: &ScalingInputs,
+    memory: &ScalingMemory,
+    settings: &ScalingSettings,
+    now: Timestamp,
+) -> (ScalingPlan, ScalingMemory) {
+    let mut memory = memory.clone();
+    memory.observe(inputs, now);
+    let load = memory.demand.load()
+        + demand::backlog_load(&inputs.snapshot.waiting, settings.drain_backlog_within);
+    let need = memory.need(inputs, load, settings, now);
+
+    let mut stock = Stock::new(inputs, settings.max_workers);
+    if inputs.removed {
+        shrink::release_all(&mut stock);
+    } else {
+        adjust(&mut stock, inputs, &memory, &need, settings, now);
+    }
+    memory.note_restarts(&stock.actions, now);
+    let plan = ScalingPlan {
+        actions: stock.actions,
+        predicted_load: load,
+        wanted: tps(need.wanted),
+        prepared_wanted: tps(need.prepared_wanted),
+    };
+    (plan, memory)
+}
+
+fn adjust<'a>(
+    stock: &mut Stock<'a>,
+    inputs: &'a ScalingInputs,
+    memory: &ScalingMemory,
+    need: &Need,
+    settings: &ScalingSettings,
+    now: Timestamp,
+) {
+    let cold_workers = settings.cold_workers;
+    shrink::respect_max(stock, settings.max_workers);
+    let rentable = grow::rentable(inputs, memory, need, now);
+    grow::cover(stock, need, &rentable, memory, now);
+    grow::prepare(stock, need, cold_workers, &rentable);
+    if let Some(idle_s) = need.idle_s {
+        shrink::release_idle(stock, need, cold_workers, idle_s);
+    } else if need.peaks_known {
+        shrink::release_surplus(stock, need, cold_workers);
+    }
+    if need.peaks_known {
+        shrink::destroy_surplus_stopped(stock, need, cold_workers);
+    }
+}
+
+impl ScalingMemory {
+    fn observe(&mut self, inputs: &ScalingInputs, now: Timestamp) {
+        self.first_seen.get_or_insert(now);
+        self.demand.observe(&inputs.snapshot.demand, now);
+        self.observe_failures(inputs, now);
+        self.restarts.retain(|id, _| {
+            let worker = inputs
+                .snapshot
+                .workers
+                .iter()
+                .find(|worker| worker.id == *id);
+            worker.is_some_and(|worker| {
+                matches!(worker.phase, WorkerPhase::Starting | WorkerPhase::Stopped)
+            })
+        });
+    }
+
+    fn observe_failures(&mut self, inputs: &ScalingInputs, now: Timestamp) {
+        let before = std::mem::take(&mut self.groups);
+        for supply in &inputs.groups {
+            let total = supply.failures_total;
+            let mut group = before.get(&supply.group).copied().unwrap_or(GroupMemory {
+                failures_seen: total,
+                backoff: Backoff::default(),
+            });
+            let settled = inputs.snapshot.workers.iter().any(|worker| {
+                worker.group == supply.group
+                    && worker.phase.is_ready()
+                    && group.backoff.is_outdone_at(worker.phase_since)
+                    && now.since(worker.phase_since) >= SETTLED_AFTER
+            });
+            if settled {
+                group.backoff = Backoff::default();
+            }
+            if total > group.failures_seen {
+                group.backoff.fail(now);
+            }
+            group.failures_seen = total;
+            self.groups.insert(supply.group.clone(), group);
+        }
+    }
+
+    fn note_restarts(&mut self, actions: &[PlannedAction], now: Timestamp) {
+        for planned in actions {
+            if let ScalingAction::Restart { worker } = &planned.action {
+                self.restarts.insert(worker.clone(), now);
+            }
+        }
+    }
+
+    fn group(&self, name: &GroupName) -> Backoff {
+        self.groups
+            .get(name)
+            .map(|group| group.backoff)
+            .unwrap_or_default()
+    }
+
+    fn need(
+        &mut self,
+        inputs: &ScalingInputs,
+        load: TokensPerSecond,
+        settings: &ScalingSettings,
+        now: Timestamp,
+    ) -> Need {
+        let snapshot = &inputs.snapshot;
+        let waiting = snapshot.waiting.requests;
+        let first_seen = self.first_seen.unwrap_or(now);
+        let last_active = snapshot.demand.last_active;
+        let idle_for = now.since(last_active.unwrap_or(first_seen));
+        let may_sleep = waiting == 0 && sane(settings.min_load.0) == 0.0;
+        let timeout = settings.inactivity_timeout.filter(|_| may_sleep);
+        let idle = timeout.is_some_and(|timeout| idle_for >= timeout);
+
+        // A smoothed load never quite reaches zero; only silence does.
+        let wanted = if idle || inputs.removed {
+            0.0
+        } else {
+            sane(settings.min_load.0).max(load.0) / settings.target_util.clamp(0.01, 1.0)
+        };
+        let prepared_wanted = wanted * sane(settings.cold_mult).max(1.0);
+        let delay = settings.scale_down_delay;
+        Need {
+            wanted,
+            prepared_wanted,
+            hold: self.wanted.push(wanted, delay, now),
+            prepared_hold: self.prepared.push(prepared_wanted, delay, now),
+            waiting,
+            at_least_one: !idle && (last_active.is_some() || waiting > 0),
+            idle_s: idle.then_some(idle_for.as_secs_f64()),
+            peaks_known: now.since(first_seen) >= delay,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The fleet as it will be once the actions chosen so far are carried out: what counts as capacity, and what there
+//! is room for.
+
+use crate::domain::{
+    GroupName, PlannedAction, Reason, Release, ScalingAction, TokensPerSecond, WorkerPhase,
+    WorkerView,
+};
+
+use super::ScalingInputs;
+
+/// A share below this is rounding, not a shortage.
+const ROUNDING: f64 = 1e-6;
+
+/// A worker that exists (`view`) or is about to be rented.
+pub(super) struct Slot<'a> {
+    pub view: Option<&'a WorkerView>,
+    pub group: &'a GroupName,
+    pub speed: f64,
+    pub usd_per_speed: f64,
+    pub phase: WorkerPhase,
+}
+
+pub(super) struct Stock<'a> {
+    pub slots: Vec<Slot<'a>>,
+    pub actions: Vec<PlannedAction>,
+    max_workers: usize,
+}
+
+impl<'a> Stock<'a> {
+    pub fn new(inputs: &'a ScalingInputs, max_workers: u32) -> Self {
+        let slots = inputs.snapshot.workers.iter().map(Slot::existing).collect();
+        Self {
+            slots,
+            actions: Vec::new(),
+            max_workers: max_workers as usize,
+        }
+    }
+
+    /// Capacity that takes requests now.
+    pub fn ready(&self) -> f64 {
+        self.capacity(|phase| phase.is_ready())
+    }
+
+    /// Capacity that takes requests now or will without further orders. A starting worker counts fully, so that
+    /// waiting for it orders no second one; an unhealthy one does not, as it serves nobody.
+    pub fn running(&self) -> f64 {
+        self.capacity(is_running)
+    }
+
+    /// Capacity that is running or can be started.
+    pub fn prepared(&self) -> f64 {
+        self.capacity(is_prepared)
+    }
+
+    fn capacity(&self, counts: impl Fn(WorkerPhase) -> bool) -> f64 {
+        let counted = self.slots.iter().filter(|slot| counts(slot.phase));
+        // Not `sum()`: of nothing that is -0.0, which reads oddly in a reason.
+        counted.fold(0.0, |sum, slot| sum + slot.speed)
+    }
+
+    pub fn count(&self, counts: impl Fn(WorkerPhase) -> bool) -> usize {
+        self.slots.iter().filter(|slot| counts(slot.phase)).count()
+    }
+
+    /// How many more than `max_workers` will stay.
+    pub fn excess(&self) -> usize {
+        self.count(is_prepared).saturating_sub(self.max_workers)
+    }
+
+    /// Whether one more may stay that was to be destroyed.
+    pub fn may_keep_one_more(&self) -> bool {
+        self.count(is_prepared) < self.max_workers
+    }
+
+    /// Whether one more may be rented. Workers that are being ended do not count: the order to destroy them is given
+    /// and repeated, and a slow market must not keep a failed worker from being replaced. They may be as many again
+    /// as `max_workers`, and no more: a market that confirms no end cannot run up an unbounded bill.
+    pub fn may_rent(&self) -> bool {
+        let existing = self.count(|phase| phase != WorkerPhase::Gone);
+        self.count(|phase| !phase.is_ending()) < self.max_workers
+            && existing < self.max_workers.saturating_mul(2)
+    }
+
+    pub fn rent(&mut self, group: &'a GroupName, speed: f64, reason: Reason) {
+        self.slots.push(Slot {
+            view: None,
+            group,
+            speed,
+            usd_per_speed: 0.0,
+            phase: WorkerPhase::Starting,
+        });
+        let group = group.clone();
+        self.push(ScalingAction::Rent { group }, reason);
+    }
+
+    pub fn restart(&mut self, index: usize, reason: Reason) {
+        self.order(index, WorkerPhase::Starting, reason, |view| {
+            let worker = view.id.clone();
+            ScalingAction::Restart { worker }
+        });
+    }
+
+    pub fn cancel_drain(&mut self, index: usize, reason: Reason) {
+        self.order(index, WorkerPhase::Ready, reason, |view| {
+            let worker = view.id.clone();
+            ScalingAction::CancelDrain { worker }
+        });
+    }
+
+    pub fn drain(&mut self, index: usize, then: Release, reason: Reason) {
+        let since = match self.slots[index].phase {
+            WorkerPhase::Draining { since, .. } => since,
+            _ => Default::default(),
+        };
+        let phase = WorkerPhase::Draining { then, since };
+        self.order(index, phase, reason, |view| {
+            let worker = view.id.clone();
+            ScalingAction::Drain { worker, then }
+        });
+    }
+
+    pub fn destroy(&mut self, index: usize, reason: Reason) {
+        self.order(index, WorkerPhase::Destroying, reason, |view| {
+            let worker = view.id.clone();
+            ScalingAction::Destroy { worker }
+        });
+    }
+
+    /// Gives an order to an existing worker; one that is only about to be rented takes none.
+    fn order(
+        &mut self,
+        index: usize,
+        phase: WorkerPhase,
+        reason: Reason,
+        action: impl FnOnce(&WorkerView) -> ScalingAction,
+    ) {
+        if let Some(view) = self.slots[index].view {
+            self.slots[index].phase = phase;
+            self.push(action(view), reason);
+        }
+    }
+
+    fn push(&mut self, action: ScalingAction, reason: Reason) {
+        self.actions.push(PlannedAction { action, reason });
+    }
+
+    /// Existing workers that `wanted` accepts, those to let go first in front: dearest for their speed, then least
+    /// outstanding work, then by id.
+    pub fn worst_first(&self, wanted: impl Fn(&Slot) -> bool) -> Vec<usize> {
+        let mut found: Vec<(usize, &Slot, &WorkerView)> = Vec::new();
+        for (index, slot) in self.slots.iter().enumerate() {
+            if let Some(view) = slot.view.filter(|_| wanted(slot)) {
+                found.push((index, slot, view));
+            }
+        }
+        found.sort_by(|(_, a, a_view), (_, b, b_view)| {
+            b.usd_per_speed
+                .total_cmp(&a.usd_per_speed)
+                .then(a_view.outstanding.0.total_cmp(&b_view.outstanding.0))
+                .then_with(|| a_view.id.cmp(&b_view.id))
+        });
+        found.into_iter().map(|(index, ..)| index).collect()
+    }
+}
+
+impl<'a> Slot<'a> {
+    fn existing(view: &'a WorkerView) -> Self {
+        let speed = sane(view.speed.0);
+        Self {
+            view: Some(view),
+            group: &view.group,
+            speed,
+            usd_per_speed: usd_per_speed(view.usd_per_hour.0, speed),
+            phase: view.phase,
+        }
+    }
+}
+
+pub(super) fn is_running(phase: WorkerPhase) -> bool {
+    matches!(phase, WorkerPhase::Ready | WorkerPhase::Starting)
+}
+
+/// Stays in existence as far as is known: neither ending nor draining towards its end.
+pub(super) fn is_prepared(phase: WorkerPhase) -> bool {
+    let leaves = matches!(
+        phase,
+        WorkerPhase::Draining {
+            then: Release::Destroy,
+            ..
+        }
+    );
+    !leaves && !phase.is_ending()
+}
+
+/// Price of a unit of capacity; without any capacity the worst there is.
+pub(super) fn usd_per_speed(usd_per_hour: f64, speed: f64) -> f64 {
+    if speed > 0.0 {
+        sane(usd_per_hour) / speed
+    } else {
+        f64::MAX
+    }
+}
+
+pub(super) fn is_short(have: f64, wanted: f64) -> bool {
+    have < wanted * (1.0 - ROUNDING) - f64::EPSILON
+}
+
+/// Measured figures that are no number count as none.
+pub(super) fn sane(figure: f64) -> f64 {
+    if figure.is_finite() {
+        figure.max(0.0)
+    } else {
+        0.0
+    }
+}
+
+pub(super) fn tps(figure: f64) -> TokensPerSecond {
+    TokensPerSecond(figure)
+}

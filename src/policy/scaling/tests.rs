@@ -1,0 +1,517 @@
+//! Single plans: given this fleet and this past, which orders, and why.
+
+use super::*;
+use crate::domain::{
+    DemandView, EndpointName, FailureReason, Reason, Release, Tokens, WaitingView, WorkerView,
+};
+
+const START_S: u64 = 10_000;
+
+fn settings() -> ScalingSettings {
+    ScalingSettings {
+        min_load: TokensPerSecond(0.0),
+        target_util: 0.8,
+        cold_mult: 1.0,
+        cold_workers: 0,
+        max_workers: 20,
+        inactivity_timeout: Some(Duration::from_secs(600)),
+        scale_down_delay: Duration::from_secs(120),
+        drain_backlog_within: Duration::from_secs(60),
+    }
+}
+
+/// A fleet of workers that each do 100 tokens a second, seen once a second under a constant load.
+pub(super) struct Fleet {
+    pub(super) inputs: ScalingInputs,
+    pub(super) memory: ScalingMemory,
+    pub(super) settings: ScalingSettings,
+    pub(super) now_s: u64,
+    pub(super) plan: ScalingPlan,
+}
+
+impl Fleet {
+    pub(super) fn new(phases: &[WorkerPhase]) -> Self {
+        let workers = phases.iter().enumerate();
+        let snapshot = FleetSnapshot {
+            endpoint: EndpointName::new("test"),
+            taken_at: Timestamp::default(),
+            workers: workers.map(|(i, &phase)| worker(i, phase)).collect(),
+            waiting: WaitingView::default(),
+            demand: DemandView::default(),
+        };
+        let inputs = ScalingInputs {
+            snapshot,
+            groups: vec![group("dear", 100.0, 0.9), group("cheap", 100.0, 0.4)],
+            removed: false,
+        };
+        Self {
+            inputs,
+            memory: ScalingMemory::default(),
+            settings: settings(),
+            now_s: START_S,
+            plan: ScalingPlan::default(),
+        }
+    }
+
+    pub(super) fn with(mut self, change: impl FnOnce(&mut ScalingSettings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    fn worker(mut self, index: usize, change: impl FnOnce(&mut WorkerView)) -> Self {
+        change(&mut self.inputs.snapshot.workers[index]);
+        self
+    }
+
+    pub(super) fn waiting(mut self, requests: usize, cost: f64) -> Self {
+        self.inputs.snapshot.waiting.requests = requests;
+        self.inputs.snapshot.waiting.cost = Tokens(cost);
+        self
+    }
+
+    /// As if `load` had been there for long, with all it needed.
+    fn knowing(mut self, load: f64) -> Self {
+        let workers = std::mem::take(&mut self.inputs.snapshot.workers);
+        self = self.after(load, 900);
+        self.inputs.snapshot.workers = workers;
+        self.after(load, 0)
+    }
+
+    /// Lets `seconds` pass under `load`; the fleet itself does not change.
+    pub(super) fn after(mut self, load: f64, seconds: u64) -> Self {
+        for _ in 0..=seconds {
+            self.now_s += 1;
+            let now = Timestamp::from_millis(self.now_s * 1000);
+            let demand = &mut self.inputs.snapshot.demand;
+            demand.arrived_total += Tokens(load);
+            if load > 0.0 {
+                demand.last_active = Some(now);
+            }
+            let (plan, memory) = plan_scaling(&self.inputs, &self.memory, &self.settings, now);
+            (self.plan, self.memory) = (plan, memory);
+        }
+        self
+    }
+
+    fn orders(&self) -> Vec<String> {
+        self.plan
+            .actions
+            .iter()
+            .map(|planned| short(&planned.action))
+            .collect()
+    }
+
+    #[track_caller]
+    fn expect(&self, orders: &[&str]) {
+        assert_eq!(self.orders(), orders, "{:#?}", self.plan);
+    }
+
+    #[track_caller]
+    fn expect_reason(&self, fits: impl Fn(&Reason) -> bool) {
+        assert!(!self.plan.actions.is_empty());
+        let reasons = self.plan.actions.iter().map(|planned| &planned.reason);
+        assert!(
+            reasons.clone().all(fits),
+            "{:#?}",
+            reasons.collect::<Vec<_>>()
+        );
+    }
+}
+
+fn short(action: &ScalingAction) -> String {
+    match action {
+        ScalingAction::Rent { group } => format!("rent {group}"),
+        ScalingAction::Restart { worker } => format!("restart {worker}"),
+        ScalingAction::Drain {
+            worker,
+            then: Release::Stop,
+        } => format!("drain {worker} to stop"),
+        ScalingAction::Drain { worker, .. } => format!("drain {worker} to destroy"),
+        ScalingAction::CancelDrain { worker } => format!("cancel {worker}"),
+        ScalingAction::Destroy { worker } => format!("destroy {worker}"),
+    }
+}
+
+fn worker(index: usize, phase: WorkerPhase) -> WorkerView {
+    WorkerView {
+        id: WorkerId::new(format!("w{index}")),
+        group: GroupName::new("cheap"),
+        phase,
+        phase_since: Timestamp::default(),
+        speed: TokensPerSecond(100.0),
+        outstanding: Tokens::ZERO,
+        in_flight: 0,
+        usd_per_hour: UsdPerHour(0.4),
+    }
+}
+
+fn group(name: &str, speed: f64, usd: f64) -> GroupSupply {
+    GroupSupply {
+        group: GroupName::new(name),
+        speed: TokensPerSecond(speed),
+        usd_per_hour: UsdPerHour(usd),
+        rentable: true,
+        failures_total: 0,
+    }
+}
+
+pub(super) fn draining(then: Release, since_s: u64) -> WorkerPhase {
+    let since = Timestamp::from_millis(since_s * 1000);
+    WorkerPhase::Draining { then, since }
+}
+
+use WorkerPhase::{Ready, Starting, Stopped};
+
+#[test]
+fn an_endpoint_nobody_used_rents_nothing() {
+    Fleet::new(&[]).after(0.0, 100).expect(&[]);
+}
+
+#[test]
+fn capacity_covers_the_load_with_the_headroom_asked_for() {
+    // 300 / 0.8 = 375: four workers of 100.
+    let fleet = Fleet::new(&[Ready, Starting]).after(300.0, 900);
+    fleet.expect(&["rent cheap", "rent cheap"]);
+    fleet.expect_reason(|reason| matches!(reason, Reason::CapacityBelowWanted { .. }));
+    assert!((fleet.plan.wanted.0 - 375.0).abs() < 1.0);
+    Fleet::new(&[Ready; 4]).after(300.0, 900).expect(&[]);
+}
+
+#[test]
+fn a_floor_is_kept_without_any_demand() {
+    let floor = |settings: &mut ScalingSettings| settings.min_load = TokensPerSecond(150.0);
+    Fleet::new(&[])
+        .with(floor)
+        .after(0.0, 0)
+        .expect(&["rent cheap"; 2]);
+    Fleet::new(&[Ready; 2])
+        .with(floor)
+        .after(0.0, 9000)
+        .expect(&[]);
+}
+
+#[test]
+fn a_waiting_request_wakes_one_worker_however_small_it_is() {
+    let fleet = Fleet::new(&[]).waiting(1, 0.001).after(0.0, 0);
+    fleet.expect(&["rent cheap"]);
+    fleet.expect_reason(|reason| *reason == Reason::RequestsWaitAtZero { waiting: 1 });
+    Fleet::new(&[Starting])
+        .waiting(1, 0.001)
+        .after(0.0, 0)
+        .expect(&[]);
+    Fleet::new(&[Stopped])
+        .waiting(1, 0.001)
+        .after(0.0, 0)
+        .expect(&["restart w0"]);
+}
+
+#[test]
+fn a_backlog_asks_for_the_capacity_that_works_it_off_in_time() {
+    // 12,000 tokens in 60 s are 200 a second, / 0.8 = 250.
+    let fleet = Fleet::new(&[Ready]).waiting(40, 12_000.0).after(0.0, 0);
+    fleet.expect(&["rent cheap", "rent cheap"]);
+}
+
+#[test]
+fn what_is_quickest_comes_back_first() {
+    let before = [
+        Stopped,
+        draining(Release::Stop, 20),
+        draining(Release::Destroy, 30),
+        Ready,
+    ];
+    let orders = ["cancel w2", "cancel w1", "restart w0", "rent cheap"];
+    Fleet::new(&before).knowing(370.0).expect(&orders);
+}
+
+#[test]
+fn the_best_price_for_capacity_is_rented_first() {
+    let mut fleet = Fleet::new(&[Ready]);
+    fleet.inputs.groups.push(group("large", 200.0, 0.6));
+    fleet.after(150.0, 900).expect(&["rent large"]);
+    let mut fleet = Fleet::new(&[Ready]);
+    fleet.inputs.groups[1].rentable = false;
+    fleet.after(150.0, 900).expect(&["rent dear"]);
+}
+
+#[test]
+fn max_workers_is_never_exceeded() {
+    let most = |settings: &mut ScalingSettings| settings.max_workers = 3;
+    Fleet::new(&[Ready])
+        .with(most)
+        .after(5000.0, 600)
+        .expect(&["rent cheap"; 2]);
+    Fleet::new(&[Ready, Starting, Stopped])
+        .with(most)
+        .knowing(5000.0)
+        .expect(&["restart w2"]);
+}
+
+#[test]
+fn a_failed_worker_is_replaced_but_not_without_bound() {
+    let one = |settings: &mut ScalingSettings| settings.max_workers = 1;
+    let failed = WorkerPhase::Failed {
+        reason: FailureReason::Exited,
+    };
+    Fleet::new(&[failed])
+        .with(one)
+        .after(50.0, 60)
+        .expect(&["rent cheap"]);
+    Fleet::new(&[failed, WorkerPhase::Destroying])
+        .with(one)
+        .after(50.0, 60)
+        .expect(&[]);
+}
+
+#[test]
+fn a_lowered_max_lets_go_of_stopped_workers_first_and_spares_starting_ones() {
+    let most = |settings: &mut ScalingSettings| settings.max_workers = 2;
+    let fleet = Fleet::new(&[Ready, Starting, Stopped, Ready])
+        .with(most)
+        .after(350.0, 60);
+    fleet.expect(&["destroy w2", "drain w0 to destroy"]);
+    fleet.expect_reason(|reason| *reason == Reason::AboveMaxWorkers { max_workers: 2 });
+}
+
+#[test]
+fn a_worker_on_its_way_out_for_max_workers_is_not_called_back() {
+    let most = |settings: &mut ScalingSettings| settings.max_workers = 2;
+    let before = [Ready, Ready, draining(Release::Destroy, 5)];
+    Fleet::new(&before).with(most).after(900.0, 60).expect(&[]);
+}
+
+#[test]
+fn surplus_is_released_only_after_the_delay_and_the_dearest_goes_first() {
+    let fleet = || {
+        Fleet::new(&[Ready; 4])
+            .worker(1, |worker| worker.usd_per_hour = UsdPerHour(0.7))
+            .worker(2, |worker| worker.outstanding = Tokens(50.0))
+            .worker(3, |worker| worker.outstanding = Tokens(90.0))
+    };
+    fleet().after(100.0, 100).expect(&[]);
+    let late = fleet().after(100.0, 130);
+    late.expect(&["drain w1 to destroy", "drain w0 to destroy"]);
+    late.expect_reason(|reason| matches!(reason, Reason::SurplusCapacity { .. }));
+}
+
+#[test]
+fn a_peak_keeps_its_capacity_until_the_delay_has_passed() {
+    let peak = || Fleet::new(&[Ready; 5]).after(390.0, 900);
+    peak().after(50.0, 100).expect(&[]);
+    assert!(!peak().after(50.0, 600).plan.actions.is_empty());
+}
+
+#[test]
+fn surplus_counts_on_no_worker_that_is_not_ready_yet() {
+    Fleet::new(&[Ready, Ready, Starting])
+        .after(120.0, 900)
+        .expect(&[]);
+}
+
+#[test]
+fn the_last_worker_stays_while_there_was_demand_lately() {
+    let fleet = Fleet::new(&[Ready; 2]).after(10.0, 300).after(0.0, 500);
+    fleet.expect(&["drain w0 to destroy"]);
+    Fleet::new(&[Ready])
+        .after(10.0, 300)
+        .after(0.0, 500)
+        .expect(&[]);
+}
+
+#[test]
+fn everything_goes_when_nobody_asks_for_long_enough() {
+    let fleet = Fleet::new(&[Ready, Ready])
+        .after(120.0, 300)
+        .after(0.0, 600);
+    fleet.expect(&["drain w0 to destroy", "drain w1 to destroy"]);
+    fleet.expect_reason(|reason| matches!(reason, Reason::Idle { idle_s } if *idle_s >= 600.0));
+    let never = |settings: &mut ScalingSettings| settings.inactivity_timeout = None;
+    let fleet = Fleet::new(&[Ready])
+        .with(never)
+        .after(50.0, 300)
+        .after(0.0, 90_000);
+    fleet.expect(&[]);
+}
+
+#[test]
+fn without_a_timeout_the_last_worker_never_goes_and_is_replaced_when_lost() {
+    let never = |settings: &mut ScalingSettings| settings.inactivity_timeout = None;
+    let unused = Fleet::new(&[Ready]).with(never);
+    unused.after(0.0, 9000).expect(&[]);
+    let lost = Fleet::new(&[]).with(never).after(50.0, 300);
+    lost.after(0.0, 90_000).expect(&["rent cheap"]);
+}
+
+#[test]
+fn after_sleep_the_fading_memory_of_load_wakes_nobody() {
+    Fleet::new(&[])
+        .after(120.0, 300)
+        .after(0.0, 600)
+        .expect(&[]);
+}
+
+#[test]
+fn a_reserve_is_rented_and_later_kept_stopped() {
+    let double = |settings: &mut ScalingSettings| settings.cold_mult = 2.0;
+    let fleet = Fleet::new(&[Ready; 2]).with(double).after(150.0, 900);
+    fleet.expect(&["rent cheap", "rent cheap"]);
+    fleet.expect_reason(|reason| matches!(reason, Reason::PreparedBelowWanted { .. }));
+    let fleet = Fleet::new(&[Ready; 4]).with(double).after(150.0, 900);
+    fleet.expect(&["drain w0 to stop", "drain w1 to stop"]);
+    let fleet = Fleet::new(&[Ready, Ready, Stopped, Stopped]).with(double);
+    fleet.after(150.0, 900).expect(&[]);
+}
+
+#[test]
+fn stopped_workers_beyond_the_reserve_are_destroyed() {
+    let fleet = Fleet::new(&[Ready, Stopped, Stopped]).after(50.0, 900);
+    fleet.expect(&["destroy w1", "destroy w2"]);
+    let one = |settings: &mut ScalingSettings| settings.cold_workers = 2;
+    let fleet = Fleet::new(&[Ready, Stopped, Stopped])
+        .with(one)
+        .after(50.0, 900);
+    fleet.expect(&["destroy w1"]);
+}
+
+#[test]
+fn a_reserve_outlives_its_need_by_the_delay() {
+    let peak = || Fleet::new(&[Ready, Stopped]).knowing(150.0);
+    peak().after(40.0, 100).expect(&[]);
+    peak().after(40.0, 300).expect(&["destroy w1"]);
+}
+
+#[test]
+fn cold_workers_exist_before_anyone_asks_and_survive_idleness() {
+    let two = |settings: &mut ScalingSettings| settings.cold_workers = 2;
+    Fleet::new(&[])
+        .with(two)
+        .after(0.0, 0)
+        .expect(&["rent cheap"; 2]);
+    let idle = Fleet::new(&[Ready; 3]).with(two).after(0.0, 600);
+    idle.expect(&[
+        "drain w0 to destroy",
+        "drain w1 to stop",
+        "drain w2 to stop",
+    ]);
+    Fleet::new(&[Stopped; 2])
+        .with(two)
+        .after(0.0, 9000)
+        .expect(&[]);
+}
+
+#[test]
+fn a_worker_draining_to_its_end_is_kept_as_reserve_rather_than_a_new_one_rented() {
+    let two = |settings: &mut ScalingSettings| settings.cold_workers = 2;
+    let before = [Ready, draining(Release::Destroy, 5)];
+    Fleet::new(&before)
+        .with(two)
+        .after(50.0, 60)
+        .expect(&["drain w1 to stop"]);
+}
+
+#[test]
+fn a_removed_endpoint_releases_everything_even_what_starts() {
+    let mut fleet = Fleet::new(&[
+        Ready,
+        Starting,
+        Stopped,
+        draining(Release::Stop, 5),
+        draining(Release::Destroy, 5),
+        WorkerPhase::Destroying,
+    ]);
+    fleet.inputs.removed = true;
+    let fleet = fleet.waiting(3, 500.0).after(500.0, 10);
+    fleet.expect(&[
+        "drain w0 to destroy",
+        "destroy w1",
+        "destroy w2",
+        "drain w3 to destroy",
+    ]);
+    fleet.expect_reason(|reason| *reason == Reason::EndpointRemoved);
+}
+
+#[test]
+fn a_group_whose_workers_fail_is_retried_ever_more_rarely_and_another_is_used_meanwhile() {
+    let mut fleet = Fleet::new(&[]).waiting(1, 10.0).after(0.0, 0);
+    for (failures, pause_s) in [(1, 1), (2, 2), (3, 4), (4, 8)] {
+        fleet.inputs.groups[1].failures_total = failures;
+        for _ in 0..pause_s {
+            fleet = fleet.after(0.0, 0);
+            fleet.expect(&["rent dear"]);
+        }
+        fleet = fleet.after(0.0, 0);
+        fleet.expect(&["rent cheap"]);
+    }
+}
+
+#[test]
+fn a_group_that_works_again_is_trusted_again() {
+    let mut fleet = Fleet::new(&[Ready]).waiting(1, 9000.0).after(0.0, 0);
+    for failures in 1..=8 {
+        fleet.inputs.groups[1].failures_total = failures;
+        fleet = fleet.after(0.0, 60);
+    }
+    fleet.inputs.groups[1].failures_total = 9;
+    let fleet = fleet.after(0.0, 0);
+    let since = Timestamp::from_millis(fleet.now_s * 1000 + 1);
+    let fleet = fleet.worker(0, |worker| worker.phase_since = since);
+    let fleet = fleet.after(0.0, 9);
+    fleet.expect(&["rent dear"]);
+    fleet.after(0.0, 0).expect(&["rent cheap"]);
+}
+
+#[test]
+fn after_failures_only_part_of_a_fleet_is_started_at_once() {
+    let mut fleet = Fleet::new(&[]);
+    fleet.inputs.groups.remove(0);
+    let mut fleet = fleet.waiting(90, 38_400.0).after(0.0, 0);
+    fleet.expect(&["rent cheap"; 8]);
+    fleet.inputs.groups[0].failures_total = 8;
+    let fleet = fleet.after(0.0, 5);
+    fleet.expect(&["rent cheap"; 4]);
+}
+
+#[test]
+fn a_stopped_worker_that_does_not_come_up_is_not_waited_for_again() {
+    let patient = |settings: &mut ScalingSettings| {
+        settings.scale_down_delay = Duration::from_secs(3600);
+    };
+    let stopped = Fleet::new(&[Stopped]).with(patient);
+    let fleet = stopped.waiting(1, 10.0).after(0.0, 0);
+    fleet.expect(&["restart w0"]);
+    let mut fleet = fleet;
+    for _ in 0..500 {
+        fleet = fleet.after(0.0, 0);
+        fleet.expect(&["rent cheap"]);
+    }
+    for group in &mut fleet.inputs.groups {
+        group.rentable = false;
+    }
+    let fleet = fleet.after(0.0, 30);
+    fleet.expect(&[]);
+    let mut restarts = 0;
+    let mut fleet = fleet;
+    for _ in 0..200 {
+        fleet = fleet.after(0.0, 0);
+        restarts += fleet.plan.actions.len();
+    }
+    assert!((2..=4).contains(&restarts), "{restarts}");
+}
+
+#[test]
+fn a_restarted_gateway_releases_nothing_before_it_knows_the_load() {
+    Fleet::new(&[Ready; 4]).after(20.0, 100).expect(&[]);
+}
+
+#[test]
+fn measurements_that_are_no_numbers_break_nothing() {
+    let mut fleet = Fleet::new(&[Ready, Stopped])
+        .worker(0, |worker| worker.speed = TokensPerSecond(f64::NAN))
+        .worker(1, |worker| worker.speed = TokensPerSecond(-3.0))
+        .waiting(1, f64::INFINITY);
+    fleet.inputs.groups[0].speed = TokensPerSecond(0.0);
+    fleet.inputs.groups[1].speed = TokensPerSecond(f64::NAN);
+    let fleet = fleet.after(100.0, 600);
+    fleet.expect(&[]);
+    assert!(fleet.plan.wanted.0.is_finite());
+}

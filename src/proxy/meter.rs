@@ -1,0 +1,100 @@
+//! Measuring one answer as it passes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::fleet::{EndpointFleet, Worker};
+use crate::telemetry::Metrics;
+
+/// The first gaps of a stream tell of prefill, not of decoding.
+const GAPS_SKIPPED: u32 = 2;
+/// A write to the client that took longer hides when the next token really came.
+const STALL: Duration = Duration::from_millis(20);
+
+pub(super) struct AnswerMeter {
+    worker: Arc<Worker>,
+    inter_token: prometheus::Histogram,
+    ttft: prometheus::Histogram,
+    received_at: Instant,
+    streamed: bool,
+    last: Option<Instant>,
+    events: u32,
+    stalled: bool,
+    tokens: u32,
+}
+
+impl AnswerMeter {
+    /// `received_at` is when the request had been read.
+    pub(super) fn new(
+        metrics: &Metrics,
+        endpoint: &EndpointFleet,
+        worker: &Arc<Worker>,
+        streamed: bool,
+        received_at: Instant,
+    ) -> Self {
+        let name = endpoint.name.as_str();
+        if !streamed {
+            worker.meter.decode_started();
+        }
+        Self {
+            worker: Arc::clone(worker),
+            inter_token: metrics.inter_token_seconds.with_label_values(&[name]),
+            ttft: metrics.ttft_seconds.with_label_values(&[name]),
+            received_at,
+            streamed,
+            last: None,
+            events: 0,
+            stalled: false,
+            tokens: 0,
+        }
+    }
+
+    /// Tokens came from the worker, all at this moment.
+    pub(super) fn tokens(&mut self, tokens: u32, at: Instant) {
+        if tokens == 0 || !self.streamed {
+            return;
+        }
+        self.tokens += tokens;
+        self.worker.meter.output(tokens);
+        match self.last.replace(at) {
+            None => {
+                self.ttft.observe((at - self.received_at).as_secs_f64());
+                self.worker.meter.decode_started();
+            }
+            Some(last) => {
+                let gap = at - last;
+                self.events += 1;
+                self.inter_token
+                    .observe(gap.as_secs_f64() / f64::from(tokens));
+                if self.events > GAPS_SKIPPED && !self.stalled {
+                    self.worker.meter.gap(gap, tokens);
+                }
+            }
+        }
+        self.stalled = false;
+    }
+
+    pub(super) fn written(&mut self, took: Duration) {
+        self.stalled |= took > STALL;
+    }
+
+    pub(super) fn seen_first_token(&self) -> bool {
+        self.last.is_some()
+    }
+
+    /// The answer is over; `output_tokens` is the best count there is.
+    pub(super) fn finished(&self, prompt_tokens: Option<u32>, output_tokens: u32) {
+        self.worker
+            .meter
+            .output(output_tokens.saturating_sub(self.tokens));
+        self.worker.meter.finished(prompt_tokens.unwrap_or(0));
+    }
+}
+
+impl Drop for AnswerMeter {
+    fn drop(&mut self) {
+        if !self.streamed || self.last.is_some() {
+            self.worker.meter.decode_ended();
+        }
+    }
+}

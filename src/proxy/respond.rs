@@ -1,0 +1,86 @@
+//! Answers the gateway gives itself.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use crate::domain::Api;
+use crate::engines::{ErrorKind, error_body, status_for};
+
+/// An error in the shape of the interface that was called.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) api: Option<Api>,
+    pub(super) kind: ErrorKind,
+    pub(super) message: String,
+    pub(super) param: Option<&'static str>,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) allow: Option<&'static str>,
+}
+
+impl Refusal {
+    pub(super) fn new(api: Option<Api>, kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            api,
+            kind,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            allow: None,
+        }
+    }
+
+    pub(super) fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<()> {
+    let status = status_for(refusal.api, refusal.kind);
+    let body = error_body(refusal.api, refusal.kind, &refusal.message, refusal.param);
+    let mut header = json_header(status, body.len())?;
+    if let Some(after) = refusal.retry_after {
+        header.insert_header(header::RETRY_AFTER, after.as_secs().max(1).to_string())?;
+    }
+    if let Some(allow) = refusal.allow {
+        header.insert_header(header::ALLOW, allow)?;
+    }
+    if status == 401 {
+        header.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
+    }
+    send(session, header, body).await
+}
+
+pub(super) async fn json(session: &mut Session, status: u16, body: Bytes) -> Result<()> {
+    let header = json_header(status, body.len())?;
+    send(session, header, body).await
+}
+
+async fn send(session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
+    session
+        .write_response_header(Box::new(header), false)
+        .await?;
+    session.write_response_body(Some(body), true).await
+}
+
+fn json_header(status: u16, length: usize) -> Result<ResponseHeader> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut header = ResponseHeader::build(status, Some(4))?;
+    header.insert_header(header::CONTENT_TYPE, "application/json")?;
+    header.insert_header(header::CONTENT_LENGTH, length.to_string())?;
+    Ok(header)
+}
+
+/// The header of an event stream; chunked on HTTP/1, where Pingora leaves that to us.
+pub(super) fn stream_header() -> Result<ResponseHeader> {
+    let mut header = ResponseHeader::build(StatusCode::OK, Some(4))?;
+    header.insert_header(header::CONTENT_TYPE, "text/event-stream")?;
+    header.insert_header(header::CACHE_CONTROL, "no-cache")?;
+    header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    Ok(header)
+}

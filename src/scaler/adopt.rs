@@ -1,0 +1,118 @@
+//! Finding again what an earlier gateway rented: adopt what is ours and wanted, destroy what is ours
+//! and not, leave the rest alone.
+
+use std::sync::Arc;
+
+use super::Scaler;
+use crate::domain::{
+    Instance, InstanceState, MarketKind, Rental, Timestamp, UsdPerHour, WorkerPhase,
+};
+use crate::fleet::{EndpointFleet, WorkerSpec};
+use crate::market::Market;
+
+impl Scaler {
+    /// Every rental the ledger holds open becomes a worker again; the markets will say what is true of it.
+    pub(super) fn recover(&self, at: Timestamp) {
+        let rentals = match self.ledger.open_rentals() {
+            Ok(rentals) => rentals,
+            Err(error) => {
+                tracing::error!(%error, "ledger could not be read: nothing is adopted from it");
+                return;
+            }
+        };
+        for rental in rentals {
+            match self.fleet.endpoint(rental.endpoint.as_str()) {
+                Some(endpoint) => self.recover_rental(&endpoint, &rental, at),
+                // If a machine of it still exists, the listing shows it and it is destroyed.
+                None => tracing::warn!(
+                    worker = %rental.worker, endpoint = %rental.endpoint,
+                    "open rental of an endpoint that is not configured"
+                ),
+            }
+        }
+    }
+
+    fn recover_rental(&self, endpoint: &Arc<EndpointFleet>, rental: &Rental, at: Timestamp) {
+        let settings = endpoint.settings();
+        let group = settings
+            .group(&rental.group)
+            .or_else(|| settings.groups.first());
+        let Some(group) = group else { return };
+        let mut spec = WorkerSpec::new(rental.worker.clone(), group);
+        spec.group = rental.group.clone();
+        let worker = endpoint.add_worker(spec, WorkerPhase::Starting, rental.usd_per_hour, at);
+        worker.set_last_reason("found again after a restart");
+        if let Some(instance) = &rental.instance {
+            worker.set_instance(instance.clone());
+        }
+    }
+
+    /// An instance with our label that no worker stands for.
+    pub(super) fn adopt_or_destroy(
+        &self,
+        kind: MarketKind,
+        market: &Arc<dyn Market>,
+        instance: Instance,
+        listed_at: Timestamp,
+    ) {
+        if instance.label.installation != self.ledger.installation() {
+            return;
+        }
+        let endpoint = self
+            .fleet
+            .endpoint(instance.label.endpoint.as_str())
+            .filter(|endpoint| !endpoint.is_removed() && endpoint.settings().market == kind);
+        match endpoint {
+            Some(endpoint) if kind == MarketKind::Fixed => {
+                self.take_in(&endpoint, &instance, listed_at);
+            }
+            // Rented machines are known from the ledger. One that is not in it has no group, no
+            // price and no history: it is ended rather than guessed about.
+            _ => self.destroy_unknown(kind, market, instance),
+        }
+    }
+
+    fn take_in(&self, endpoint: &Arc<EndpointFleet>, instance: &Instance, listed_at: Timestamp) {
+        let settings = endpoint.settings();
+        let Some(group) = settings.groups.first() else {
+            return;
+        };
+        let phase = match instance.state {
+            InstanceState::Stopped => WorkerPhase::Stopped,
+            _ => WorkerPhase::Starting,
+        };
+        let spec = WorkerSpec::new(instance.label.worker.clone(), group);
+        let worker = endpoint.add_worker(spec, phase, UsdPerHour::ZERO, listed_at);
+        self.see(endpoint, &worker, instance, listed_at);
+    }
+
+    fn destroy_unknown(&self, kind: MarketKind, market: &Arc<dyn Market>, instance: Instance) {
+        let worker = instance.label.worker.clone();
+        if kind == MarketKind::Fixed || !self.calls.begin(&worker) {
+            return;
+        }
+        tracing::warn!(instance = %instance.id, label = %instance.label, "destroying a machine of ours that nobody needs");
+        let (market, calls) = (Arc::clone(market), Arc::clone(&self.calls));
+        let metrics = Arc::clone(&self.metrics);
+        let ledger = Arc::clone(&self.ledger);
+        tokio::spawn(async move {
+            let result = market.destroy(&instance.id).await;
+            calls.forget(&worker);
+            let outcome = if result.is_ok() { "ok" } else { "failed" };
+            metrics
+                .market_calls
+                .with_label_values(&["any", "destroy_unknown", outcome])
+                .inc();
+            match result {
+                Ok(()) => {
+                    let ended =
+                        ledger.ended(&worker, "unknown or unwanted", crate::telemetry::now());
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "ledger not written");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, instance = %instance.id, "not destroyed yet"),
+            }
+        });
+    }
+}

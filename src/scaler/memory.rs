@@ -1,0 +1,69 @@
+//! What the scaler remembers of an endpoint between ticks, and the inputs it makes for the plan.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::{GroupName, Timestamp, TokensPerSecond, WorkerPhase};
+use crate::fleet::EndpointFleet;
+use crate::policy::scaling::{GroupSupply, ScalingInputs, ScalingMemory};
+
+/// Token gaps are folded into speeds this often.
+const SPEED_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+pub(super) struct EndpointMemory {
+    pub(super) scaling: ScalingMemory,
+    /// Last seen mean speed of each group's workers.
+    speeds: BTreeMap<GroupName, TokensPerSecond>,
+    speeds_at: Timestamp,
+    spending_at: Option<Timestamp>,
+}
+
+impl EndpointMemory {
+    pub(super) fn inputs(
+        &mut self,
+        endpoint: &EndpointFleet,
+        mut groups: Vec<GroupSupply>,
+        at: Timestamp,
+    ) -> ScalingInputs {
+        if at.since(self.speeds_at) >= SPEED_INTERVAL {
+            self.speeds_at = at;
+            self.learn_speeds(endpoint);
+        }
+        for supply in &mut groups {
+            if let Some(speed) = self.speeds.get(&supply.group) {
+                supply.speed = *speed;
+            }
+        }
+        ScalingInputs {
+            snapshot: endpoint.snapshot(at),
+            groups,
+            removed: endpoint.is_removed(),
+        }
+    }
+
+    /// A new worker is expected to be like the ready ones of its group.
+    fn learn_speeds(&mut self, endpoint: &EndpointFleet) {
+        let mut sums: BTreeMap<GroupName, (f64, f64)> = BTreeMap::new();
+        for worker in endpoint.workers().iter() {
+            worker.update_speed();
+            if worker.phase().0.is_ready() {
+                let sum = sums.entry(worker.spec.group.clone()).or_default();
+                sum.0 += worker.speed().0;
+                sum.1 += 1.0;
+            }
+        }
+        for (group, (speed, workers)) in sums {
+            self.speeds.insert(group, TokensPerSecond(speed / workers));
+        }
+    }
+
+    pub(super) fn hours_since_last(&mut self, at: Timestamp) -> f64 {
+        let last = self.spending_at.replace(at).unwrap_or(at);
+        at.seconds_since(last) / 3_600.0
+    }
+}
+
+pub(super) fn is_paid_for(phase: WorkerPhase) -> bool {
+    !matches!(phase, WorkerPhase::Stopped | WorkerPhase::Gone)
+}

@@ -1,0 +1,215 @@
+//! What the markets say, turned into events of workers; what workers report, turned into phases.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Scaler;
+use crate::domain::{
+    Instance, MarketKind, Timestamp, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
+};
+use crate::fleet::{EndpointFleet, Worker};
+use crate::market::{Market, MarketError};
+use crate::policy::lifecycle::{Effect, advance};
+use crate::policy::scaling::GroupSupply;
+use crate::telemetry::now;
+
+/// No market call holds the scaler longer than this.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Scaler {
+    /// Lists one market and tells the workers concerned. A failed listing says nothing about anybody.
+    pub(super) async fn observe_market(&self, kind: MarketKind, market: &Arc<dyn Market>) {
+        let listed_at = now();
+        let listing = tokio::time::timeout(LISTING_TIMEOUT, market.instances())
+            .await
+            .unwrap_or_else(|_| Err(MarketError::Unavailable("listing timed out".into())));
+        let outcome = if listing.is_ok() { "ok" } else { "failed" };
+        self.count_call(kind, "list", outcome);
+        match listing {
+            Ok(instances) => self.apply_listing(kind, market, instances, listed_at),
+            Err(error) => tracing::warn!(market = ?kind, %error, "market could not be listed"),
+        }
+    }
+
+    fn apply_listing(
+        &self,
+        kind: MarketKind,
+        market: &Arc<dyn Market>,
+        instances: Vec<Instance>,
+        listed_at: Timestamp,
+    ) {
+        let mut seen: HashSet<WorkerId> = HashSet::with_capacity(instances.len());
+        for instance in instances {
+            seen.insert(instance.label.worker.clone());
+            match self.find_worker(&instance) {
+                Some((endpoint, worker)) => self.see(&endpoint, &worker, &instance, listed_at),
+                None => self.adopt_or_destroy(kind, market, instance, listed_at),
+            }
+        }
+        for endpoint in self.fleet.endpoints().values() {
+            if endpoint.settings().market != kind {
+                continue;
+            }
+            for worker in endpoint.workers().iter() {
+                let id = worker.id();
+                if !seen.contains(id)
+                    && self.calls.is_news(id, listed_at)
+                    && self.calls.missed(id, listed_at)
+                {
+                    self.advance(endpoint, worker, WorkerEvent::InstanceMissing);
+                }
+            }
+        }
+    }
+
+    fn find_worker(&self, instance: &Instance) -> Option<(Arc<EndpointFleet>, Arc<Worker>)> {
+        let endpoint = self.fleet.endpoint(instance.label.endpoint.as_str())?;
+        let worker = endpoint.worker(&instance.label.worker)?;
+        Some((endpoint, worker))
+    }
+
+    pub(super) fn see(
+        &self,
+        endpoint: &Arc<EndpointFleet>,
+        worker: &Arc<Worker>,
+        instance: &Instance,
+        listed_at: Timestamp,
+    ) {
+        if !self.calls.is_news(worker.id(), listed_at) {
+            return;
+        }
+        self.calls.seen(worker.id());
+        worker.set_instance(instance.id.clone());
+        worker.set_price(instance.usd_per_hour);
+        worker.set_address(instance.address);
+        self.advance(endpoint, worker, WorkerEvent::InstanceSeen(instance.state));
+    }
+
+    /// Reports since the last tick, then what only time brings.
+    pub(super) fn advance_workers(&self, endpoint: &Arc<EndpointFleet>) {
+        for (id, event) in endpoint.take_events() {
+            if let Some(worker) = endpoint.worker(&id) {
+                self.advance(endpoint, &worker, event);
+            }
+        }
+        for worker in endpoint.workers().iter() {
+            let draining = matches!(worker.phase().0, WorkerPhase::Draining { .. });
+            if draining && worker.load_view().in_flight() == 0 {
+                self.advance(endpoint, worker, WorkerEvent::Emptied);
+            }
+            self.advance(endpoint, worker, WorkerEvent::Tick);
+        }
+    }
+
+    /// One step of a worker's life, with its consequences.
+    pub(super) fn advance(
+        &self,
+        endpoint: &Arc<EndpointFleet>,
+        worker: &Arc<Worker>,
+        event: WorkerEvent,
+    ) {
+        let at = now();
+        let (phase, since) = worker.phase();
+        let times = endpoint.settings().times.clone();
+        let step = advance(phase, since, event, &times, at);
+        // A doubted worker is ready in phase but takes nothing until a probe speaks for it.
+        let probed = !matches!(event, WorkerEvent::Tick | WorkerEvent::InstanceSeen(_));
+        if step.phase != phase || step.since != since || probed {
+            worker.set_phase(step.phase, step.since);
+        }
+        if step.phase.as_str() != phase.as_str() {
+            self.phase_changed(endpoint, worker, phase, step.phase, at);
+        }
+        for effect in step.effects {
+            self.apply(endpoint, worker, effect, at);
+        }
+    }
+
+    fn phase_changed(
+        &self,
+        endpoint: &Arc<EndpointFleet>,
+        worker: &Worker,
+        from: WorkerPhase,
+        to: WorkerPhase,
+        at: Timestamp,
+    ) {
+        let id = worker.id();
+        let reason = match to {
+            WorkerPhase::Failed { reason } => reason.as_str(),
+            _ => "",
+        };
+        tracing::info!(
+            endpoint = %endpoint.name, worker = %id, from = from.as_str(), to = to.as_str(), reason,
+            "worker"
+        );
+        if let WorkerPhase::Failed { reason } = to {
+            worker.set_last_reason(reason.as_str());
+            self.metrics
+                .worker_failures
+                .with_label_values(&[endpoint.name.as_str(), reason.as_str()])
+                .inc();
+            endpoint.count_failure(&worker.spec.group);
+        }
+        if self.is_rented(endpoint)
+            && let Err(error) = self.ledger.event(id, to.as_str(), reason, at)
+        {
+            tracing::error!(%error, worker = %id, "ledger event not written");
+        }
+    }
+
+    fn apply(
+        &self,
+        endpoint: &Arc<EndpointFleet>,
+        worker: &Arc<Worker>,
+        effect: Effect,
+        at: Timestamp,
+    ) {
+        match effect {
+            Effect::Start => self.start(endpoint, worker),
+            Effect::Stop => self.stop(endpoint, worker),
+            Effect::Destroy => self.destroy(endpoint, worker),
+            Effect::Forget => self.forget(endpoint, worker, at),
+        }
+    }
+
+    pub(super) fn is_rented(&self, endpoint: &EndpointFleet) -> bool {
+        endpoint.settings().market != MarketKind::Fixed
+    }
+
+    /// What each group could add now.
+    pub(super) async fn group_supply(&self, endpoint: &EndpointFleet) -> Vec<GroupSupply> {
+        let settings = endpoint.settings();
+        let mut out = Vec::with_capacity(settings.groups.len());
+        for group in &settings.groups {
+            out.push(self.supply_of(endpoint, settings.market, group).await);
+        }
+        out
+    }
+
+    async fn supply_of(
+        &self,
+        endpoint: &EndpointFleet,
+        kind: MarketKind,
+        group: &WorkerGroup,
+    ) -> GroupSupply {
+        let offers = match self.markets.get(kind) {
+            Some(market) => tokio::time::timeout(LISTING_TIMEOUT, market.offers(group))
+                .await
+                .unwrap_or_else(|_| Err(MarketError::Unavailable("search timed out".into())))
+                .unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let cheapest = offers
+            .iter()
+            .map(|offer| offer.usd_per_hour)
+            .min_by(|a, b| a.0.total_cmp(&b.0));
+        GroupSupply {
+            group: group.name.clone(),
+            speed: group.speed_prior.tokens_per_second,
+            usd_per_hour: cheapest.unwrap_or(group.usd_per_hour),
+            rentable: cheapest.is_some(),
+            failures_total: endpoint.failures_of(&group.name),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Every metric, with its unit in its name.
+
+use prometheus::{
+    CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// Metrics that change as things happen.
+pub struct Metrics {
+    registry: Registry,
+    pub requests: IntCounterVec,
+    pub request_seconds: HistogramVec,
+    pub ttft_seconds: HistogramVec,
+    pub inter_token_seconds: HistogramVec,
+    pub waiting_seconds: HistogramVec,
+    pub prompt_tokens: IntCounterVec,
+    pub output_tokens: IntCounterVec,
+    pub attempts_failed: IntCounterVec,
+    pub scaling_actions: IntCounterVec,
+    pub worker_failures: IntCounterVec,
+    pub market_calls: IntCounterVec,
+    pub probes: IntCounterVec,
+    pub reloads: IntCounterVec,
+    pub scaler_tick_seconds: HistogramVec,
+    pub spend_usd: CounterVec,
+    pub fleet: FleetGauges,
+}
+
+/// Gauges that are set from a snapshot when somebody looks.
+pub struct FleetGauges {
+    pub workers: GaugeVec,
+    pub waiting_requests: GaugeVec,
+    pub waiting_bytes: GaugeVec,
+    pub in_flight_requests: GaugeVec,
+    pub outstanding_tokens: GaugeVec,
+    pub ready_tokens_per_second: GaugeVec,
+    pub usd_per_hour: GaugeVec,
+    pub worker_tokens_per_second: GaugeVec,
+    pub predicted_load_tokens_per_second: GaugeVec,
+    pub wanted_tokens_per_second: GaugeVec,
+}
+
+const SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+];
+const GAP_SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0,
+];
+
+impl Metrics {
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let r = Registry::new();
+        let build = gauge(
+            &r,
+            "tidegate_build_info",
+            "Always 1; the version is a label.",
+            &["version"],
+        )?;
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1.0);
+        let ep = "endpoint";
+        Ok(Self {
+            requests: counter(
+                &r,
+                "tidegate_requests_total",
+                "Requests by interface called and how they ended.",
+                &[ep, "api", "outcome"],
+            )?,
+            request_seconds: histogram(
+                &r,
+                "tidegate_request_duration_seconds",
+                "From the request read to its last byte sent.",
+                &[ep, "api"],
+                SECONDS,
+            )?,
+            ttft_seconds: histogram(
+                &r,
+                "tidegate_time_to_first_token_seconds",
+                "From the request read to its first token, waiting included; streams only.",
+                &[ep],
+                SECONDS,
+            )?,
+            inter_token_seconds: histogram(
+                &r,
+                "tidegate_inter_token_seconds",
+                "Between the events of one stream, each divided by its tokens.",
+                &[ep],
+                GAP_SECONDS,
+            )?,
+            waiting_seconds: histogram(
+                &r,
+                "tidegate_waiting_seconds",
+                "Time in the waiting room of requests that had to wait.",
+                &[ep],
+                SECONDS,
+            )?,
+            prompt_tokens: counter(
+                &r,
+                "tidegate_prompt_tokens_total",
+                "Prompt tokens as engines report them.",
+                &[ep],
+            )?,
+            output_tokens: counter(
+                &r,
+                "tidegate_output_tokens_total",
+                "Tokens produced for clients.",
+                &[ep],
+            )?,
+            attempts_failed: counter(
+                &r,
+                "tidegate_attempts_failed_total",
+                "Attempts at a worker that failed before the client saw a byte.",
+                &[ep, "cause"],
+            )?,
+            scaling_actions: counter(
+                &r,
+                "tidegate_scaling_actions_total",
+                "Actions of the scaler.",
+                &[ep, "action", "rule"],
+            )?,
+            worker_failures: counter(
+                &r,
+                "tidegate_worker_failures_total",
+                "Workers given up.",
+                &[ep, "reason"],
+            )?,
+            market_calls: counter(
+                &r,
+                "tidegate_market_calls_total",
+                "Calls of a market.",
+                &["market", "call", "outcome"],
+            )?,
+            probes: counter(
+                &r,
+                "tidegate_probes_total",
+                "Health probes of workers.",
+                &[ep, "outcome"],
+            )?,
+            reloads: counter(
+                &r,
+                "tidegate_reloads_total",
+                "Configuration reloads.",
+                &["outcome"],
+            )?,
+            scaler_tick_seconds: histogram(
+                &r,
+                "tidegate_scaler_tick_seconds",
+                "One round of observe, plan, act.",
+                &[],
+                GAP_SECONDS,
+            )?,
+            spend_usd: spend(&r)?,
+            fleet: FleetGauges::new(&r)?,
+            registry: r,
+        })
+    }
+
+    /// The text exposition format.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut out = Vec::with_capacity(16 << 10);
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(out)
+    }
+}
+
+impl FleetGauges {
+    fn new(r: &Registry) -> Result<Self, prometheus::Error> {
+        let ep = "endpoint";
+        Ok(Self {
+            workers: gauge(r, "tidegate_workers", "Workers by phase.", &[ep, "phase"])?,
+            waiting_requests: gauge(
+                r,
+                "tidegate_waiting_requests",
+                "Requests held because no worker can take them.",
+                &[ep],
+            )?,
+            waiting_bytes: gauge(
+                r,
+                "tidegate_waiting_bytes",
+                "Bodies of held requests.",
+                &[ep],
+            )?,
+            in_flight_requests: gauge(
+                r,
+                "tidegate_in_flight_requests",
+                "Requests at workers.",
+                &[ep],
+            )?,
+            outstanding_tokens: gauge(
+                r,
+                "tidegate_outstanding_tokens",
+                "Predicted work at workers that is not done, output-equivalent tokens.",
+                &[ep],
+            )?,
+            ready_tokens_per_second: gauge(
+                r,
+                "tidegate_ready_tokens_per_second",
+                "Capacity of ready workers, output-equivalent tokens a second.",
+                &[ep],
+            )?,
+            usd_per_hour: gauge(
+                r,
+                "tidegate_usd_per_hour",
+                "Price of all workers that are not stopped.",
+                &[ep],
+            )?,
+            worker_tokens_per_second: gauge(
+                r,
+                "tidegate_worker_tokens_per_second",
+                "Capacity of one worker as measured, output-equivalent tokens a second.",
+                &[ep, "worker"],
+            )?,
+            predicted_load_tokens_per_second: gauge(
+                r,
+                "tidegate_predicted_load_tokens_per_second",
+                "Load the scaler expects.",
+                &[ep],
+            )?,
+            wanted_tokens_per_second: gauge(
+                r,
+                "tidegate_wanted_tokens_per_second",
+                "Running capacity the scaler wants.",
+                &[ep],
+            )?,
+        })
+    }
+
+    /// Series of workers and endpoints that are gone disappear.
+    pub fn clear(&self) {
+        for gauge in [
+            &self.workers,
+            &self.waiting_requests,
+            &self.waiting_bytes,
+            &self.in_flight_requests,
+            &self.outstanding_tokens,
+            &self.ready_tokens_per_second,
+            &self.usd_per_hour,
+            &self.worker_tokens_per_second,
+        ] {
+            gauge.reset();
+        }
+    }
+}
+
+fn spend(r: &Registry) -> Result<CounterVec, prometheus::Error> {
+    let counter = CounterVec::new(
+        Opts::new(
+            "tidegate_spend_usd_total",
+            "Price times time of workers that are not stopped; an estimate, not a bill.",
+        ),
+        &["endpoint"],
+    )?;
+    r.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn counter(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+    r.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn gauge(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<GaugeVec, prometheus::Error> {
+    let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
+    r.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn histogram(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    let histogram = HistogramVec::new(opts, labels)?;
+    r.register(Box::new(histogram.clone()))?;
+    Ok(histogram)
+}
