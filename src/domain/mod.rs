@@ -1,4 +1,5 @@
 //! The nouns of Tidegate: plain data without I/O, clock, chance or async.
+#![deny(clippy::disallowed_methods)]
 
 mod choice;
 mod endpoint;

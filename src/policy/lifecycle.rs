@@ -54,7 +54,9 @@ pub fn advance(
     let changed = match phase {
         WorkerPhase::Starting => starting(event, times, now.since(since), now),
         WorkerPhase::Ready => ready(event, now),
-        WorkerPhase::Unhealthy { failed_probes } => unhealthy(event, failed_probes, times, now.since(since), now),
+        WorkerPhase::Unhealthy { failed_probes } => {
+            unhealthy(event, failed_probes, times, now.since(since), now)
+        }
         WorkerPhase::Draining { then, since } => draining(event, then, since, times, now),
         WorkerPhase::Stopping => stopping(event, now.since(since), now),
         WorkerPhase::Stopped => stopped(event, now),

@@ -1,3 +1,4 @@
 //! Worlds in virtual time that run the production policy: nothing here decides, and nothing here waits.
+#![deny(clippy::disallowed_methods)]
 
 pub mod fluid;

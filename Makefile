@@ -1,0 +1,59 @@
+# `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+ENGINE ?= llamacpp
+TOOLS := $(CURDIR)/.tidegate/tools
+export PATH := $(TOOLS)/bin:$(TOOLS)/venv/bin:$(PATH)
+
+.PHONY: help run build test bench lint scenario needs-build needs-test needs-bench needs-deny
+
+help:
+	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
+	@echo 'make build               release binaries in target/release'
+	@echo 'make test                unit, property, layering and end-to-end tests'
+	@echo 'make lint                formatting, clippy, layers, licences and sources of dependencies'
+	@echo 'make bench               CPU time per request and per token beside nginx'
+	@echo 'make scenario            a real trace at 1x, 3x, 0.3x and silence against local workers'
+
+ifeq ($(ENGINE),fake)
+run: build
+	@loadtest/say-next fake
+	@PATH="$(CURDIR)/target/release:$$PATH" exec target/release/tidegate run --config conf/examples/fake
+else ifeq ($(ENGINE),llamacpp)
+run: build
+	@workers/engines/llamacpp/setup
+	@loadtest/say-next llamacpp
+	@exec target/release/tidegate run --config conf
+else
+run:
+	@echo 'ENGINE is llamacpp or fake' >&2; exit 2
+endif
+
+build: needs-build
+	cargo build --release --workspace
+
+test: needs-build needs-test
+	cargo build --workspace --bins
+	cargo test --workspace
+
+bench: build needs-bench
+	target/release/loadtest bench
+
+scenario: build
+	target/release/loadtest scenario scaling --out docs/results/scaling-first.md
+
+lint: needs-build needs-deny
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo check -p tidegate --lib --no-default-features
+	cargo deny check bans licenses sources
+	@loadtest/check-advisories
+
+needs-build:
+	@loadtest/need cargo cmake
+needs-test:
+	@loadtest/need promtool
+needs-bench:
+	@loadtest/need nginx
+needs-deny:
+	@loadtest/need cargo-deny

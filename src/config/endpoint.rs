@@ -1,0 +1,133 @@
+//! `endpoints/<name>.yaml`: one model service.
+
+use std::time::Duration;
+
+use super::groups;
+use super::section::{Reader, Section, shown};
+use super::tree::Node;
+use crate::domain::{
+    Endpoint, EndpointName, RequestLimits, RetrySettings, RoutingSettings, ScalingSettings,
+    TimeLimits, TokensPerSecond, WaitingSettings,
+};
+
+/// First path segments that are routes of the gateway.
+const RESERVED: [&str; 14] = [
+    "generate",
+    "generate_stream",
+    "v1",
+    "health",
+    "healthz",
+    "readyz",
+    "metrics",
+    "info",
+    "route",
+    "fleet",
+    "decisions",
+    "admin",
+    "api",
+    "reload",
+];
+const DAY_S: f64 = 86_400.0;
+const MIB: usize = 1 << 20;
+
+/// `None` where too much is missing to go on; every mistake is noted either way.
+pub(super) fn read(reader: &Reader, root: &Node) -> Option<Endpoint> {
+    let s = reader.section(root, "the file");
+    let name = endpoint_name(&s);
+    let model_names = s.texts("model_names");
+    let scaling = scaling(&s);
+    let routing = RoutingSettings {
+        max_queue_time: s.duration("max_queue_time", 30.0, 0.0..=DAY_S),
+        kappa: s.number("kappa", 5.0, 0.1..=1_000.0),
+    };
+    let waiting = WaitingSettings {
+        requests_max: s.count("max_waiting_requests", 1_000, 0..=1_000_000) as usize,
+        bytes_max: s.bytes("max_waiting_bytes", 256 * MIB, 0..=65_536 * MIB),
+        wait_max: s.duration("max_wait_time", 300.0, 0.0..=DAY_S),
+    };
+    let retry = RetrySettings {
+        attempts_max: s.count("retry_attempts", 3, 1..=10),
+    };
+    let limits = RequestLimits {
+        max_new_tokens: s.count("max_new_tokens", 131_072, 1..=10_000_000),
+    };
+    let times = times(&s);
+    let (market, groups) = groups::read(&s);
+    s.finish();
+    Some(Endpoint {
+        name: name?,
+        model_names,
+        market,
+        scaling,
+        routing,
+        waiting,
+        retry,
+        limits,
+        times,
+        groups,
+    })
+}
+
+fn endpoint_name(s: &Section) -> Option<EndpointName> {
+    let expected = "a name of letters, digits, - and _ that clients use";
+    let node = s.required("endpoint_name", expected)?;
+    let name = s.text_of(node, "endpoint_name")?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+        s.reader
+            .mistake_at(node, format!("endpoint_name is {}", shown(node)), expected);
+        return None;
+    }
+    if RESERVED.contains(&name.as_str()) {
+        let what = format!("endpoint_name {name} is a route of the gateway");
+        s.reader
+            .mistake_at(node, what, format!("none of {}", RESERVED.join(", ")));
+        return None;
+    }
+    Some(EndpointName::new(name))
+}
+
+fn scaling(s: &Section) -> ScalingSettings {
+    let max_workers = s.count("max_workers", 16, 1..=10_000);
+    let cold_workers = s.count("cold_workers", 0, 0..=10_000);
+    if let Some(node) = s.get("cold_workers")
+        && cold_workers > max_workers
+    {
+        let what = format!("cold_workers is {cold_workers}, more than max_workers ({max_workers})");
+        s.reader.mistake_at(node, what, "at most max_workers");
+    }
+    let inactivity = s.signed_seconds("inactivity_timeout", 300.0, -1.0..=365.0 * DAY_S);
+    ScalingSettings {
+        min_load: TokensPerSecond(s.number("min_load", 0.0, 0.0..=1e9)),
+        target_util: s.number("target_util", 0.9, 0.01..=1.0),
+        cold_mult: s.number("cold_mult", 1.0, 1.0..=100.0),
+        cold_workers,
+        max_workers,
+        inactivity_timeout: (inactivity >= 0.0).then(|| Duration::from_secs_f64(inactivity)),
+        scale_down_delay: s.duration("scale_down_delay", 120.0, 0.0..=DAY_S),
+        drain_backlog_within: s.duration("drain_backlog_within", 60.0, 0.1..=DAY_S),
+    }
+}
+
+fn times(s: &Section) -> TimeLimits {
+    let probe_interval = s.duration("probe_interval", 2.0, 0.05..=3_600.0);
+    let empty = Node {
+        kind: super::tree::Kind::Null,
+        line: 1,
+        column: 1,
+    };
+    let node = s.get("timeouts").unwrap_or(&empty);
+    let t = s.reader.section(node, "timeouts");
+    let limits = TimeLimits {
+        connect: t.duration("connect", 5.0, 0.01..=600.0),
+        first_byte: t.duration("first_byte", 600.0, 0.01..=DAY_S),
+        between_bytes: t.duration("between_bytes", 120.0, 0.01..=DAY_S),
+        boot: t.duration("boot", 600.0, 0.01..=DAY_S),
+        unresponsive: t.duration("unresponsive", 20.0, 0.0..=DAY_S),
+        drain: t.duration("drain", 120.0, 0.0..=DAY_S),
+        probe_interval,
+        probe: t.duration("probe", 5.0, 0.01..=600.0),
+    };
+    t.finish();
+    limits
+}
