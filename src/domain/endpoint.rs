@@ -60,16 +60,20 @@ pub struct ScalingSettings {
     /// Most workers in any state.
     pub max_workers: u32,
     /// Idle time before the last worker may go. `None`: never.
+    #[serde(with = "super::time::optional_seconds")]
     pub inactivity_timeout: Option<Duration>,
     /// How long surplus capacity is kept before it is released.
+    #[serde(with = "super::time::seconds")]
     pub scale_down_delay: Duration,
     /// A backlog is planned to be worked off within this time.
+    #[serde(with = "super::time::seconds")]
     pub drain_backlog_within: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoutingSettings {
     /// A worker whose outstanding work exceeds this many seconds gets no more.
+    #[serde(with = "super::time::seconds")]
     pub max_queue_time: Duration,
     /// Prompt tokens that cost as much as one output token.
     pub kappa: f64,
@@ -80,6 +84,7 @@ pub struct RoutingSettings {
 pub struct WaitingSettings {
     pub requests_max: usize,
     pub bytes_max: usize,
+    #[serde(with = "super::time::seconds")]
     pub wait_max: Duration,
 }
 
@@ -98,18 +103,26 @@ pub struct RequestLimits {
 /// Bounds on waiting for workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimeLimits {
+    #[serde(with = "super::time::seconds")]
     pub connect: Duration,
     /// From the request sent to the response header (for unstreamed requests: the whole answer).
+    #[serde(with = "super::time::seconds")]
     pub first_byte: Duration,
     /// Between two reads of one response.
+    #[serde(with = "super::time::seconds")]
     pub between_bytes: Duration,
     /// From rental to the first healthy answer.
+    #[serde(with = "super::time::seconds")]
     pub boot: Duration,
     /// From the first failed probe until a worker is given up.
+    #[serde(with = "super::time::seconds")]
     pub unresponsive: Duration,
     /// From drain order to release, streams or not.
+    #[serde(with = "super::time::seconds")]
     pub drain: Duration,
+    #[serde(with = "super::time::seconds")]
     pub probe_interval: Duration,
+    #[serde(with = "super::time::seconds")]
     pub probe: Duration,
 }
 
@@ -160,8 +173,10 @@ pub struct LocalLaunch {
     #[serde(skip)]
     pub env: BTreeMap<String, String>,
     /// Pretended time between rental and start of the process.
+    #[serde(with = "super::time::seconds")]
     pub boot_time: Duration,
     /// The same for a stopped worker.
+    #[serde(with = "super::time::seconds")]
     pub restart_time: Duration,
 }
 

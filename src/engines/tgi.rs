@@ -9,6 +9,7 @@ use super::Exchange;
 use super::answer::{AnswerReader, Form, Seen, Tally};
 use super::call::Call;
 use super::errors::error_message;
+use super::json::JsonObject;
 use super::openai::estimated_tokens;
 use super::prompt::TextLength;
 use crate::domain::Api;
@@ -19,8 +20,13 @@ pub(super) fn exchange(call: &Call) -> Exchange {
         .generate
         .as_ref()
         .is_some_and(|parameters| parameters.return_full_text);
+    let details_wanted = call
+        .generate
+        .as_ref()
+        .is_some_and(|parameters| parameters.details);
     let meter = GenerateMeter {
         as_list: call.api == Api::TgiRoot,
+        withhold_details: !call.streamed && !details_wanted,
         prompt_bytes: if full_text { call.prompt_bytes } else { 0 },
     };
     Exchange {
@@ -29,15 +35,34 @@ pub(super) fn exchange(call: &Call) -> Exchange {
         } else {
             "/generate"
         },
-        body: call.body.to_bytes(),
+        body: if meter.withhold_details {
+            with_details(&call.body)
+        } else {
+            call.body.to_bytes()
+        },
         answer: AnswerReader::new(Form::Generate(meter)),
     }
+}
+
+/// Only with details does an unstreamed answer say how many tokens it has.
+fn with_details(body: &JsonObject) -> Bytes {
+    let parameters = body
+        .get::<serde_json::Map<String, Value>>("parameters")
+        .ok()
+        .flatten();
+    let mut parameters = parameters.unwrap_or_default();
+    parameters.insert("details".into(), Value::Bool(true));
+    let mut body = body.clone();
+    body.set("parameters", Value::Object(parameters));
+    body.to_bytes()
 }
 
 #[derive(Debug)]
 pub(super) struct GenerateMeter {
     /// An unstreamed answer is given as a list of one.
     as_list: bool,
+    /// The client did not ask for them.
+    withhold_details: bool,
     /// Of the answer's text, what is the prompt.
     prompt_bytes: usize,
 }
@@ -61,11 +86,27 @@ impl GenerateMeter {
             let estimate = estimated_tokens(text.saturating_sub(self.prompt_bytes));
             tally.tokens = tally.usage.unwrap_or(estimate);
         }
+        let body = if self.withhold_details {
+            without_details(body)
+        } else {
+            body
+        };
         if self.as_list && !body.starts_with(b"[") {
             as_list(&body)
         } else {
             body
         }
+    }
+}
+
+/// An answer that is no object passes as it is.
+fn without_details(body: Bytes) -> Bytes {
+    match JsonObject::parse(body.clone()) {
+        Ok(mut answer) if answer.has("details") => {
+            answer.remove("details");
+            answer.to_bytes()
+        }
+        _ => body,
     }
 }
 

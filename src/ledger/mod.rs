@@ -1,35 +1,240 @@
-use crate::domain::*;
-use std::path::Path;
-pub struct Ledger;
+//! The durable record of what is rented and what it costs: a SQLite database in the state directory.
+//! A method that changes something returns when the change is on the disk.
+
+mod open;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, params};
+
+use crate::domain::{InstallationId, InstanceId, Rental, Timestamp, UsdPerHour, WorkerId};
+use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
+
+/// One gateway at a time: the lock is held until the ledger is dropped or the process ends.
+pub struct Ledger {
+    connection: Mutex<Connection>,
+    installation: InstallationId,
+    path: PathBuf,
+    _lock: File,
+}
+
+/// A line of a worker's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerEvent {
+    pub at: Timestamp,
+    pub worker: WorkerId,
+    pub state: String,
+    pub reason: String,
+}
+
 #[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct LedgerError;
+pub enum LedgerError {
+    /// Retry when the other gateway has ended.
+    #[error("{}: locked by another gateway that uses this state directory", .0.display())]
+    Locked(PathBuf),
+    /// The operator's: disk, permissions, path.
+    #[error("{}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    /// No retry helps; what is rented is still found by its labels.
+    #[error("{}: the ledger is damaged ({detail}); restore it, or move it away to begin a new one", path.display())]
+    Damaged { path: PathBuf, detail: String },
+    /// Written by a later version.
+    #[error("{}: schema {found} is newer than {known}, the newest this version knows", path.display())]
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
+    /// A rental that was never intended.
+    #[error("worker {0} is not in the ledger")]
+    Unknown(WorkerId),
+    /// A full disk, a locked file: a retry may help.
+    #[error("{}: {error}", path.display())]
+    Database {
+        path: PathBuf,
+        error: rusqlite::Error,
+    },
+}
+
 impl Ledger {
-    pub fn open(_: &Path, _: Timestamp) -> Result<Self, LedgerError> {
-        todo!()
+    /// Opens the ledger in `state_dir`, made when missing; the first time gives the installation its identity.
+    pub fn open(state_dir: &Path, now: Timestamp) -> Result<Ledger, LedgerError> {
+        open::create_private_dir(state_dir)?;
+        let lock = open::lock(&state_dir.join("ledger.lock"))?;
+        let path = state_dir.join("ledger.sqlite");
+        let opened = open::connect(&path).and_then(|mut connection| {
+            let installation = schema::prepare(&mut connection, &path, now)?;
+            Ok((connection, installation))
+        });
+        let (connection, installation) = opened?;
+        Ok(Ledger {
+            connection: Mutex::new(connection),
+            installation,
+            path,
+            _lock: lock,
+        })
     }
+
     pub fn installation(&self) -> InstallationId {
-        todo!()
+        self.installation.clone()
     }
-    pub fn intend(&self, _: &Rental) -> Result<(), LedgerError> {
-        todo!()
+
+    /// Notes a rental before the market is asked, as intended and without an instance, whatever it says itself.
+    pub fn intend(&self, rental: &Rental) -> Result<(), LedgerError> {
+        let at = millis(rental.intended_at);
+        self.write(|tx| {
+            tx.execute(
+                "INSERT INTO rentals (worker, endpoint, worker_group, state, usd_per_hour, intended_at, reason)
+                 VALUES (?1, ?2, ?3, 'intended', ?4, ?5, ?6)",
+                params![
+                    rental.worker.as_str(),
+                    rental.endpoint.as_str(),
+                    rental.group.as_str(),
+                    rental.usd_per_hour.0,
+                    at,
+                    rental.reason,
+                ],
+            )?;
+            append_event(tx, &rental.worker, "intended", &rental.reason, at)
+        })
     }
+
+    /// The market named an instance. One that was believed ended is open again: it exists.
     pub fn rented(
         &self,
-        _: &WorkerId,
-        _: &InstanceId,
-        _: UsdPerHour,
-        _: Timestamp,
+        worker: &WorkerId,
+        instance: &InstanceId,
+        price: UsdPerHour,
+        now: Timestamp,
     ) -> Result<(), LedgerError> {
-        todo!()
+        let known = self.write(|tx| {
+            let changed = tx.execute(
+                "UPDATE rentals SET state = 'rented', instance = ?2, usd_per_hour = ?3, rented_at = ?4, ended_at = NULL
+                 WHERE worker = ?1",
+                params![worker.as_str(), instance.as_str(), price.0, millis(now)],
+            )?;
+            if changed > 0 {
+                append_event(tx, worker, "rented", instance.as_str(), millis(now))?;
+            }
+            Ok(changed > 0)
+        })?;
+        known
+            .then_some(())
+            .ok_or_else(|| LedgerError::Unknown(worker.clone()))
     }
-    pub fn ended(&self, _: &WorkerId, _: &str, _: Timestamp) -> Result<(), LedgerError> {
-        todo!()
+
+    /// The first end counts; ending what has ended or was never here changes nothing.
+    pub fn ended(
+        &self,
+        worker: &WorkerId,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.write(|tx| {
+            let changed = tx.execute(
+                "UPDATE rentals SET state = 'ended', ended_at = ?2, reason = ?3
+                 WHERE worker = ?1 AND state <> 'ended'",
+                params![worker.as_str(), millis(now), reason],
+            )?;
+            if changed > 0 {
+                append_event(tx, worker, "ended", reason, millis(now))?;
+            }
+            Ok(())
+        })
     }
-    pub fn event(&self, _: &WorkerId, _: &str, _: &str, _: Timestamp) -> Result<(), LedgerError> {
-        todo!()
+
+    /// Appends to a worker's history; the worker need not be rented.
+    pub fn event(
+        &self,
+        worker: &WorkerId,
+        state: &str,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.write(|tx| append_event(tx, worker, state, reason, millis(now)))
     }
+
+    /// What may cost money: intended or rented, oldest first.
     pub fn open_rentals(&self) -> Result<Vec<Rental>, LedgerError> {
-        todo!()
+        self.rentals(
+            "WHERE state <> 'ended' ORDER BY intended_at, rowid",
+            u32::MAX,
+        )
     }
+
+    /// The last `limit` rentals in any state, newest first.
+    pub fn recent(&self, limit: u32) -> Result<Vec<Rental>, LedgerError> {
+        self.rentals("ORDER BY intended_at DESC, rowid DESC", limit)
+    }
+
+    /// A worker's history, oldest first.
+    pub fn events_of(&self, worker: &WorkerId) -> Result<Vec<LedgerEvent>, LedgerError> {
+        self.read(|connection| {
+            connection
+                .prepare(
+                    "SELECT at, worker, state, reason FROM events WHERE worker = ?1 ORDER BY id",
+                )?
+                .query_map([worker.as_str()], event_of)?
+                .collect()
+        })
+    }
+
+    fn rentals(&self, which: &str, limit: u32) -> Result<Vec<Rental>, LedgerError> {
+        self.read(|connection| {
+            connection
+                .prepare(&format!(
+                    "SELECT {RENTAL_COLUMNS} FROM rentals {which} LIMIT ?1"
+                ))?
+                .query_map([limit], rental_of)?
+                .collect()
+        })
+    }
+
+    /// All or nothing.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        self.read(|connection| {
+            // Rolled back when dropped without a commit.
+            let transaction = connection.unchecked_transaction()?;
+            let out = change(&transaction)?;
+            transaction.commit()?;
+            Ok(out)
+        })
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        query(&self.lock()).map_err(|error| open::explain(&self.path, error))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn append_event(
+    connection: &Connection,
+    worker: &WorkerId,
+    state: &str,
+    reason: &str,
+    at: i64,
+) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT INTO events (at, worker, state, reason) VALUES (?1, ?2, ?3, ?4)",
+        params![at, worker.as_str(), state, reason],
+    )?;
+    Ok(())
 }

@@ -1,5 +1,11 @@
 //! Where machines come from: one trait, one file or folder a market.
 
+mod fixed;
+mod local;
+
+pub use fixed::FixedMarket;
+pub use local::{LocalMarket, LocalMarketSettings};
+
 use async_trait::async_trait;
 
 use crate::domain::{Instance, InstanceId, Offer, RentalLabel, WorkerGroup};
@@ -48,61 +54,3 @@ pub enum MarketError {
     #[error("market unavailable: {0}")]
     Unavailable(String),
 }
-mod stub {
-    use super::*;
-    use crate::domain::*;
-    use std::{io, path::PathBuf, sync::Arc};
-    pub struct LocalMarketSettings {
-        pub dir: PathBuf,
-        pub slots: u32,
-        pub installation: InstallationId,
-    }
-    pub struct LocalMarket;
-    impl LocalMarket {
-        pub fn new(_: LocalMarketSettings) -> io::Result<Arc<Self>> {
-            todo!()
-        }
-        pub async fn shutdown_all(&self) {}
-    }
-    pub struct FixedMarket;
-    impl FixedMarket {
-        pub fn new(_: InstallationId, _: Vec<(EndpointName, Vec<FixedWorker>)>) -> Self {
-            todo!()
-        }
-        pub fn replace(&self, _: Vec<(EndpointName, Vec<FixedWorker>)>) {}
-    }
-    macro_rules! m {
-        ($t:ty) => {
-            #[async_trait]
-            impl Market for $t {
-                async fn offers(&self, _: &WorkerGroup) -> Result<Vec<Offer>, MarketError> {
-                    todo!()
-                }
-                async fn rent(
-                    &self,
-                    _: &Offer,
-                    _: &WorkerGroup,
-                    _: &RentalLabel,
-                ) -> Result<InstanceId, MarketError> {
-                    todo!()
-                }
-                async fn instances(&self) -> Result<Vec<Instance>, MarketError> {
-                    todo!()
-                }
-                async fn start(&self, _: &InstanceId) -> Result<(), MarketError> {
-                    todo!()
-                }
-                async fn stop(&self, _: &InstanceId) -> Result<(), MarketError> {
-                    todo!()
-                }
-                async fn destroy(&self, _: &InstanceId) -> Result<(), MarketError> {
-                    todo!()
-                }
-                async fn changed(&self) {}
-            }
-        };
-    }
-    m!(LocalMarket);
-    m!(FixedMarket);
-}
-pub use stub::*;

@@ -25,6 +25,7 @@ pub(super) struct Upstream {
     http: HttpSession,
     peer: HttpPeer,
     pub(super) status: u16,
+    broken: bool,
 }
 
 pub(super) enum SendError {
@@ -59,7 +60,12 @@ pub(super) async fn send(
     };
     let status = http.response_header().map(|head| head.status.as_u16());
     match (error, status) {
-        (None, Some(status)) => Ok(Upstream { http, peer, status }),
+        (None, Some(status)) => Ok(Upstream {
+            http,
+            peer,
+            status,
+            broken: false,
+        }),
         (error, _) => {
             http.shutdown().await;
             Err(error.unwrap_or_else(|| {
@@ -107,7 +113,9 @@ impl Upstream {
 
     /// The next part of the body, `None` at its proper end.
     pub(super) async fn read(&mut self) -> pingora::Result<Option<Bytes>> {
-        self.http.read_response_body().await
+        let part = self.http.read_response_body().await;
+        self.broken |= part.is_err();
+        part
     }
 
     /// Reads the whole body; more than `bytes_max` is an error.
@@ -129,6 +137,9 @@ impl Upstream {
 
     /// After the whole answer was read: the connection may serve again.
     pub(super) async fn release(self, connector: &Connector) {
+        if self.broken {
+            return self.abort().await;
+        }
         connector
             .release_http_session(self.http, &self.peer, Some(KEEP_IDLE))
             .await;

@@ -89,21 +89,11 @@ impl Relay<'_> {
                     }
                     Err(error) => error.to_string(),
                 },
-                Ok(None) => {
-                    let mut ending = reader.finish();
-                    if ending.complete {
-                        self.close(session, &mut begun, ending.tail.take()).await?;
-                        return Ok(ending);
-                    }
-                    return self
-                        .cut_short(session, begun, ending, "the worker's stream ended early")
-                        .await;
-                }
+                Ok(None) => "the worker's stream ended early".to_owned(),
                 Err(error) if !begun => return Err(nothing_sent(&error)),
                 Err(error) => error.etype().as_str().to_owned(),
             };
-            let ending = reader.finish();
-            return self.cut_short(session, begun, ending, &why).await;
+            return self.end(session, begun, reader.finish(), why).await;
         }
     }
 
@@ -159,32 +149,30 @@ impl Relay<'_> {
             .map_err(|_| RelayError::ClientLeft)
     }
 
-    /// The stream cannot go on. A client that has seen a part of it gets an error event; its connection
-    /// is closed properly, so that nobody takes the part for the whole by accident of framing.
-    async fn cut_short(
+    /// Nothing more comes from the worker. A stream that is not whole ends with an error event for the
+    /// client that has seen a part of it: nobody takes the part for the whole.
+    async fn end(
         &mut self,
         session: &mut Session,
         mut begun: bool,
         mut ending: Ending,
-        why: &str,
+        why: String,
     ) -> Result<Ending, RelayError> {
-        if !begun {
-            return Err(RelayError::NothingSent(
-                AttemptFailure::Broken,
-                why.to_owned(),
-            ));
+        if !begun && !ending.complete {
+            return Err(RelayError::NothingSent(AttemptFailure::Broken, why));
         }
-        let reported = ending.engine_error.is_some();
-        let event = match ending.tail.take() {
-            Some(tail) => Some(tail),
-            None if reported => None,
-            None => Some(stream_error_event(self.api, ErrorKind::UpstreamFailed, why)),
-        };
+        let tail = ending.tail.take();
+        if ending.complete {
+            self.close(session, &mut begun, tail).await?;
+            return Ok(ending);
+        }
+        if let Some(tail) = tail {
+            self.write(session, &mut begun, tail).await?;
+        }
+        let event = stream_error_event(self.api, ErrorKind::UpstreamFailed, &why);
+        let event = ending.engine_error.is_none().then_some(event);
         self.close(session, &mut begun, event).await?;
-        Err(RelayError::CutShort {
-            ending,
-            why: why.to_owned(),
-        })
+        Err(RelayError::CutShort { ending, why })
     }
 }
 

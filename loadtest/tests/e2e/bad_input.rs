@@ -22,14 +22,22 @@ async fn raw(method: &str, url: &str, body: impl Into<reqwest::Body>) -> (u16, V
 #[track_caller]
 fn check_tgi(answer: (u16, Value), status: u16) {
     assert_eq!(answer.0, status, "{}", answer.1);
-    assert!(answer.1["error"].is_string() && answer.1["error_type"].is_string(), "{}", answer.1);
+    assert!(
+        answer.1["error"].is_string() && answer.1["error_type"].is_string(),
+        "{}",
+        answer.1
+    );
 }
 
 #[track_caller]
 fn check_openai(answer: (u16, Value), status: u16) {
     assert_eq!(answer.0, status, "{}", answer.1);
     let error = &answer.1["error"];
-    assert!(error["message"].is_string() && error["type"].is_string(), "{}", answer.1);
+    assert!(
+        error["message"].is_string() && error["type"].is_string(),
+        "{}",
+        answer.1
+    );
 }
 
 #[tokio::test]
@@ -77,7 +85,11 @@ async fn wrong_requests_are_refused_in_the_shape_of_their_interface() {
 
     let figures = worker.figures();
     assert_eq!((figures.running, figures.waiting), (0, 0));
-    assert_eq!(workers(&fleet(&gateway).await)[0]["requests_total"], json!(0), "a worker was disturbed");
+    assert_eq!(
+        workers(&fleet(&gateway).await)[0]["requests_total"],
+        json!(0),
+        "a worker was disturbed"
+    );
 }
 
 #[tokio::test]
@@ -90,27 +102,45 @@ async fn an_unknown_model_is_named_together_with_those_there_are() {
     let (status, answer) = post_json(&url, &body).await;
     assert_eq!(status, 404);
     let message = answer["error"]["message"].as_str().expect("a message");
-    assert!(message.contains("gpt-9") && message.contains("fake") && message.contains("llama-3"), "{message}");
+    assert!(
+        message.contains("gpt-9") && message.contains("fake") && message.contains("llama-3"),
+        "{message}"
+    );
     body["model"] = json!("llama-3");
     assert_eq!(post_json(&url, &body).await.0, 200);
-    let (status, answer) = post_json(&format!("{}/nobody/generate", gateway.base_url), &generate(2)).await;
+    let (status, answer) = post_json(
+        &format!("{}/nobody/generate", gateway.base_url),
+        &generate(2),
+    )
+    .await;
     assert_eq!(status, 404, "{answer}");
-    assert!(answer["error"].as_str().is_some_and(|text| text.contains("fake")), "{answer}");
+    assert!(
+        answer["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("fake")),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_however_it_is_framed() {
     let worker = fake_worker(Settings::default()).await;
-    let config = loadtest::harness::ConfigDir::new(&format!("{SERVER}max_body_bytes: 10000\n")).expect("config");
+    let config = loadtest::harness::ConfigDir::new(&format!("{SERVER}max_body_bytes: 10000\n"))
+        .expect("config");
     config
         .write_endpoint("fake", &fixed_endpoint("fake", &[worker.url()], ""))
         .expect("an endpoint file");
-    let gateway = loadtest::harness::Gateway::start(config).await.expect("a gateway");
+    let gateway = loadtest::harness::Gateway::start(config)
+        .await
+        .expect("a gateway");
     let url = format!("{}/generate", gateway.base_url);
     let body = json!({"inputs": "x".repeat(20_000)}).to_string();
     check_tgi(raw("POST", &url, body.clone()).await, 413);
-    let parts: Vec<Result<Vec<u8>, std::io::Error>> =
-        body.as_bytes().chunks(1_000).map(|part| Ok(part.to_vec())).collect();
+    let parts: Vec<Result<Vec<u8>, std::io::Error>> = body
+        .as_bytes()
+        .chunks(1_000)
+        .map(|part| Ok(part.to_vec()))
+        .collect();
     let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter(parts));
     check_tgi(raw("POST", &url, chunked).await, 413);
 }
@@ -135,6 +165,10 @@ async fn a_full_waiting_room_answers_503_with_retry_after() {
     let refused = post(&url, &generate(3)).await;
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
-    assert_eq!(waiter.await.expect("an answer"), 503, "waited longer than max_wait_time");
+    assert_eq!(
+        waiter.await.expect("an answer"),
+        503,
+        "waited longer than max_wait_time"
+    );
     drop(held);
 }

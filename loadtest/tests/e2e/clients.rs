@@ -10,12 +10,17 @@ use loadtest::fakes::worker::Settings;
 use crate::support::*;
 
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the repository")
+        .to_owned()
 }
 
 /// Installs the clients once; every later call finds them there.
 static SETUP: LazyLock<()> = LazyLock::new(|| {
-    let output = Command::new(repository().join("loadtest/clients/setup")).output().expect("setup runs");
+    let output = Command::new(repository().join("loadtest/clients/setup"))
+        .output()
+        .expect("setup runs");
     assert!(output.status.success(), "{}", said(&output));
 });
 
@@ -45,7 +50,11 @@ pub async fn run_check(script: &str, arguments: Vec<String>) {
 async fn the_openai_client_works_unmodified() {
     let worker = fake_worker(Settings::default()).await;
     let gateway = fixed_gateway(&[&worker], "").await;
-    run_check("check_openai.py", vec![gateway.base_url.clone(), "fake".into()]).await;
+    run_check(
+        "check_openai.py",
+        vec![gateway.base_url.clone(), "fake".into()],
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -10,7 +10,11 @@ async fn a_worker_killed_between_requests_loses_no_later_request() {
     let gateway = local_gateway("min_load: 700\nmax_workers: 3\ninactivity_timeout: -1", "").await;
     let url = format!("{}/generate", gateway.base_url);
     wait_fleet(&gateway, "two workers", |fleet| {
-        phases(fleet).iter().filter(|phase| *phase == "ready").count() >= 2
+        phases(fleet)
+            .iter()
+            .filter(|phase| *phase == "ready")
+            .count()
+            >= 2
     })
     .await;
     for round in 0..3 {
@@ -28,7 +32,11 @@ async fn a_worker_killed_between_requests_loses_no_later_request() {
         wait_fleet(&gateway, "the dead worker is replaced", |fleet| {
             let alive = workers(fleet);
             alive.iter().all(|worker| worker["id"] != victim["id"])
-                && phases(fleet).iter().filter(|phase| *phase == "ready").count() >= 2
+                && phases(fleet)
+                    .iter()
+                    .filter(|phase| *phase == "ready")
+                    .count()
+                    >= 2
         })
         .await;
     }
@@ -39,7 +47,9 @@ fn kill_listener(address: &str) {
     for process in std::fs::read_dir("/proc").expect("/proc").flatten() {
         let arguments = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         let pid = process.file_name().to_string_lossy().parse::<i32>().ok();
-        let is_it = arguments.split(|byte| *byte == 0).any(|argument| argument == address.as_bytes());
+        let is_it = arguments
+            .split(|byte| *byte == 0)
+            .any(|argument| argument == address.as_bytes());
         if let (true, Some(pid)) = (is_it, pid.and_then(rustix::process::Pid::from_raw)) {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("SIGKILL");
         }
@@ -52,9 +62,15 @@ async fn a_failing_worker_is_passed_over_and_the_client_sees_the_answer_of_anoth
     let bad = fake_worker(Settings::default()).await;
     let gateway = fixed_gateway(&[&good, &bad], "").await;
     let control = json!({"fault": "status=500", "count": null});
-    assert!(post(&format!("{}/control", bad.url()), &control).await.status().is_success());
+    assert!(
+        post(&format!("{}/control", bad.url()), &control)
+            .await
+            .status()
+            .is_success()
+    );
     for _ in 0..10 {
-        let (status, body) = post_json(&format!("{}/generate", gateway.base_url), &generate(3)).await;
+        let (status, body) =
+            post_json(&format!("{}/generate", gateway.base_url), &generate(3)).await;
         assert_eq!(status, 200, "{body}");
     }
 }
@@ -64,26 +80,43 @@ async fn when_every_worker_fails_the_client_gets_the_workers_own_error() {
     let worker = fake_worker(Settings::default()).await;
     let gateway = fixed_gateway(&[&worker], "").await;
     let control = json!({"fault": "status=500", "count": null});
-    assert!(post(&format!("{}/control", worker.url()), &control).await.status().is_success());
+    assert!(
+        post(&format!("{}/control", worker.url()), &control)
+            .await
+            .status()
+            .is_success()
+    );
     let (status, body) = post_json(&format!("{}/generate", gateway.base_url), &generate(3)).await;
     assert_eq!(status, 500, "{body}");
-    let (status, body) = post_json(&format!("{}/v1/chat/completions", gateway.base_url), &chat(3, false)).await;
+    let (status, body) = post_json(
+        &format!("{}/v1/chat/completions", gateway.base_url),
+        &chat(3, false),
+    )
+    .await;
     assert_eq!(status, 500, "{body}");
 }
 
 #[tokio::test]
 async fn a_given_worker_that_dies_and_returns_is_used_again() {
-    let law = Settings { law: SpeedLaw::TINY, ..Settings::default() };
+    let law = Settings {
+        law: SpeedLaw::TINY,
+        ..Settings::default()
+    };
     let worker = fake_worker(law.clone()).await;
     let address = worker.address();
     let gateway = fixed_gateway(&[&worker], "").await;
     let url = format!("{}/generate", gateway.base_url);
     assert_eq!(post_json(&url, &generate(3)).await.0, 200);
     drop(worker);
-    wait_fleet(&gateway, "health decides", |fleet| phases(fleet) != ["ready"]).await;
+    wait_fleet(&gateway, "health decides", |fleet| {
+        phases(fleet) != ["ready"]
+    })
+    .await;
     let held = tokio::spawn(async move { post_json(&url, &generate(3)).await.0 });
     wait_fleet(&gateway, "the request is held", |fleet| waiting(fleet) == 1).await;
-    let again = loadtest::fakes::worker::start(address, law).await.expect("the same address");
+    let again = loadtest::fakes::worker::start(address, law)
+        .await
+        .expect("the same address");
     assert_eq!(held.await.expect("an answer"), 200);
     drop(again);
 }

@@ -25,7 +25,10 @@ async fn tgis_root_route_answers_a_list_or_a_stream() {
 
 #[tokio::test]
 async fn endpoints_are_found_by_path_by_model_and_never_by_guessing() {
-    let (one, two) = (fake_worker(Settings::default()).await, fake_worker(Settings::default()).await);
+    let (one, two) = (
+        fake_worker(Settings::default()).await,
+        fake_worker(Settings::default()).await,
+    );
     let config = ConfigDir::new(SERVER).expect("config");
     for (name, worker) in [("one", &one), ("two", &two)] {
         config
@@ -34,21 +37,47 @@ async fn endpoints_are_found_by_path_by_model_and_never_by_guessing() {
     }
     let gateway = Gateway::start(config).await.expect("a gateway");
     let base = &gateway.base_url;
-    assert_eq!(post_json(&format!("{base}/one/generate"), &generate(2)).await.0, 200);
+    assert_eq!(
+        post_json(&format!("{base}/one/generate"), &generate(2))
+            .await
+            .0,
+        200
+    );
     let mut body = chat(2, false);
     body["model"] = json!("two");
-    assert_eq!(post_json(&format!("{base}/v1/chat/completions"), &body).await.0, 200);
+    assert_eq!(
+        post_json(&format!("{base}/v1/chat/completions"), &body)
+            .await
+            .0,
+        200
+    );
     wait_fleet(&gateway, "each got its own", |fleet| {
-        workers(fleet).iter().all(|worker| worker["requests_total"] == json!(1))
+        workers(fleet)
+            .iter()
+            .all(|worker| worker["requests_total"] == json!(1))
     })
     .await;
     let (status, answer) = post_json(&format!("{base}/generate"), &generate(2)).await;
     assert_eq!(status, 404, "{answer}");
     let message = answer["error"].as_str().expect("a message");
-    assert!(message.contains("one") && message.contains("two"), "{message}");
-    let models: serde_json::Value =
-        client().get(format!("{base}/v1/models")).send().await.expect("models").json().await.expect("JSON");
-    let names: Vec<_> = models["data"].as_array().expect("a list").iter().map(|model| &model["id"]).collect();
+    assert!(
+        message.contains("one") && message.contains("two"),
+        "{message}"
+    );
+    let models: serde_json::Value = client()
+        .get(format!("{base}/v1/models"))
+        .send()
+        .await
+        .expect("models")
+        .json()
+        .await
+        .expect("JSON");
+    let names: Vec<_> = models["data"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|model| &model["id"])
+        .collect();
     assert_eq!(names, ["one", "two"]);
 }
 
@@ -63,8 +92,29 @@ async fn calls_need_a_key_where_keys_are_configured() {
     let gateway = Gateway::start(config).await.expect("a gateway");
     let url = format!("{}/generate", gateway.base_url);
     assert_eq!(post_json(&url, &generate(2)).await.0, 401);
-    let with = |key: &str| client().post(&url).bearer_auth(key).json(&generate(2)).send();
-    assert_eq!(with("alice-secret-00002").await.expect("an answer").status(), 401);
-    assert_eq!(with("alice-secret-00001").await.expect("an answer").status(), 200);
-    assert!(!gateway.child.log().contains("alice-secret"), "a key in the log");
+    let with = |key: &str| {
+        client()
+            .post(&url)
+            .bearer_auth(key)
+            .json(&generate(2))
+            .send()
+    };
+    assert_eq!(
+        with("alice-secret-00002")
+            .await
+            .expect("an answer")
+            .status(),
+        401
+    );
+    assert_eq!(
+        with("alice-secret-00001")
+            .await
+            .expect("an answer")
+            .status(),
+        200
+    );
+    assert!(
+        !gateway.child.log().contains("alice-secret"),
+        "a key in the log"
+    );
 }

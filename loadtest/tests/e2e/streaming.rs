@@ -11,7 +11,12 @@ use crate::support::*;
 
 fn slow(ms: f64) -> Settings {
     Settings {
-        law: SpeedLaw { a_ms: ms, c_ms: 0.0, k_ms: 0.0, ..SpeedLaw::TINY },
+        law: SpeedLaw {
+            a_ms: ms,
+            c_ms: 0.0,
+            k_ms: 0.0,
+            ..SpeedLaw::TINY
+        },
         ..Settings::default()
     }
 }
@@ -58,7 +63,9 @@ async fn usage_is_shown_only_to_clients_that_asked_and_counted_for_all() {
             .filter(|event| event.data != "[DONE]")
             .any(|event| event.json()["usage"].is_object())
     };
-    let plain = events(post(&url, &chat(7, true)).await).await.expect("whole");
+    let plain = events(post(&url, &chat(7, true)).await)
+        .await
+        .expect("whole");
     assert!(!usage(&plain));
     assert_eq!(plain.last().expect("events").data, "[DONE]");
     let mut asked = chat(7, true);
@@ -75,7 +82,11 @@ async fn usage_is_shown_only_to_clients_that_asked_and_counted_for_all() {
 #[tokio::test]
 async fn a_prompt_of_300_kilobytes_passes() {
     let worker = fake_worker(Settings {
-        law: SpeedLaw { kv_tokens: 1_000_000, prefill_tps: 1e7, ..SpeedLaw::TINY },
+        law: SpeedLaw {
+            kv_tokens: 1_000_000,
+            prefill_tps: 1e7,
+            ..SpeedLaw::TINY
+        },
         context_tokens: Some(500_000),
         ..Settings::default()
     })
@@ -95,12 +106,23 @@ async fn a_prompt_of_300_kilobytes_passes() {
 async fn a_client_that_leaves_its_stream_frees_the_worker_within_a_second() {
     let worker = fake_worker(slow(50.0)).await;
     let gateway = fixed_gateway(&[&worker], "").await;
-    let answer = post(&format!("{}/generate_stream", gateway.base_url), &generate(10_000)).await;
+    let answer = post(
+        &format!("{}/generate_stream", gateway.base_url),
+        &generate(10_000),
+    )
+    .await;
     let mut chunks = answer.bytes_stream();
-    chunks.next().await.expect("a first event").expect("a good one");
+    chunks
+        .next()
+        .await
+        .expect("a first event")
+        .expect("a good one");
     assert_eq!(worker.figures().running, 1);
     drop(chunks);
-    let freed = wait_until(Duration::from_secs(1), || async { worker.figures().running == 0 }).await;
+    let freed = wait_until(Duration::from_secs(1), || async {
+        worker.figures().running == 0
+    })
+    .await;
     assert!(freed, "the engine still generates for nobody");
     let fleet = wait_fleet(&gateway, "nothing in flight", |fleet| in_flight(fleet) == 0).await;
     assert_eq!(workers(&fleet)[0]["outstanding"], json!(0.0));
@@ -109,7 +131,11 @@ async fn a_client_that_leaves_its_stream_frees_the_worker_within_a_second() {
 #[tokio::test]
 async fn a_client_that_leaves_while_waiting_gives_up_its_place() {
     let worker = fake_worker(slow(50.0)).await;
-    let gateway = fixed_gateway(&[&worker], "worker_groups: [{name: given, engine: fake, max_concurrency: 1}]").await;
+    let gateway = fixed_gateway(
+        &[&worker],
+        "worker_groups: [{name: given, engine: fake, max_concurrency: 1}]",
+    )
+    .await;
     let url = format!("{}/generate_stream", gateway.base_url);
     let first = post(&url, &generate(10_000)).await;
     let second = tokio::spawn({
@@ -136,7 +162,10 @@ async fn a_stream_that_breaks_at_the_worker_ends_with_an_error_event_and_not_in_
         let events = events(answer).await.expect("properly framed to the end");
         let last = events.last().expect("events").data.clone();
         let last: Value = serde_json::from_str(&last).unwrap_or_default();
-        assert!(last["error"]["message"].is_string(), "{fault}: ends with {last}");
+        assert!(
+            last["error"]["message"].is_string(),
+            "{fault}: ends with {last}"
+        );
         wait_fleet(&gateway, "nothing in flight", |fleet| in_flight(fleet) == 0).await;
     }
 }

@@ -35,7 +35,10 @@ pub async fn local_gateway(more: &str, flags: &str) -> Gateway {
 
 /// An endpoint over given workers; nothing is rented.
 pub fn fixed_endpoint(name: &str, urls: &[String], more: &str) -> String {
-    let workers: Vec<String> = urls.iter().map(|url| format!("{{url: \"{url}\"}}")).collect();
+    let workers: Vec<String> = urls
+        .iter()
+        .map(|url| format!("{{url: \"{url}\"}}"))
+        .collect();
     format!(
         "endpoint_name: {name}\nmarket: {{kind: fixed, engine: fake, workers: [{}]}}\nprobe_interval: 0.2\n{more}\n",
         workers.join(", ")
@@ -51,14 +54,20 @@ pub async fn fixed_gateway(workers: &[&Worker], more: &str) -> Gateway {
     let gateway = Gateway::start(config).await.expect("the gateway starts");
     let count = workers.len();
     wait_fleet(&gateway, "all given workers are ready", |fleet| {
-        phases(fleet).iter().filter(|phase| *phase == "ready").count() == count
+        phases(fleet)
+            .iter()
+            .filter(|phase| *phase == "ready")
+            .count()
+            == count
     })
     .await;
     gateway
 }
 
 pub async fn fake_worker(settings: Settings) -> Worker {
-    worker::start("127.0.0.1:0", settings).await.expect("a stand-in worker")
+    worker::start("127.0.0.1:0", settings)
+        .await
+        .expect("a stand-in worker")
 }
 
 pub fn client() -> Client {
@@ -114,7 +123,10 @@ pub async fn events(answer: Response) -> Result<Vec<Event>, reqwest::Error> {
         while let Some((event, rest)) = text.split_once("\n\n") {
             let data = event.lines().find_map(|line| line.strip_prefix("data:"));
             if let Some(data) = data {
-                out.push(Event { at: Instant::now(), data: data.trim().to_owned() });
+                out.push(Event {
+                    at: Instant::now(),
+                    data: data.trim().to_owned(),
+                });
             }
             text = rest.to_owned();
         }
@@ -150,11 +162,16 @@ pub fn workers(fleet: &Value) -> Vec<Value> {
 }
 
 pub fn in_flight(fleet: &Value) -> u64 {
-    workers(fleet).iter().filter_map(|worker| worker["in_flight"].as_u64()).sum()
+    workers(fleet)
+        .iter()
+        .filter_map(|worker| worker["in_flight"].as_u64())
+        .sum()
 }
 
 pub fn waiting(fleet: &Value) -> u64 {
-    fleet["endpoints"][0]["waiting"]["requests"].as_u64().unwrap_or(0)
+    fleet["endpoints"][0]["waiting"]["requests"]
+        .as_u64()
+        .unwrap_or(0)
 }
 
 /// Waits until the fleet is as described and returns it.
@@ -175,7 +192,11 @@ pub fn wait_fleet<'a>(
         })
         .await;
         let last = last.into_inner();
-        assert!(found, "{caller}: never: {what}\n{last:#}\n{}", gateway.child.log_tail());
+        assert!(
+            found,
+            "{caller}: never: {what}\n{last:#}\n{}",
+            gateway.child.log_tail()
+        );
         last
     }
 }

@@ -11,18 +11,16 @@ fn asked(engine: EngineKind, api: Api, body: Value) -> (&'static str, Value) {
 }
 
 #[test]
-fn tgi_and_the_fake_get_native_requests_byte_for_byte() {
+fn tgi_and_the_fake_get_native_streams_byte_for_byte() {
     let body = Bytes::from_static(b"{ \"inputs\" : \"x\", \"unknown\": [1.0] }");
     for engine in [EngineKind::Tgi, EngineKind::Fake] {
-        for (api, path) in [
-            (Api::Generate, "/generate"),
-            (Api::GenerateStream, "/generate_stream"),
-            (Api::TgiRoot, "/generate"),
-        ] {
-            let call = read_call(api, JsonObject::parse(body.clone()).unwrap(), &LIMITS).unwrap();
-            let exchange = exchange(engine, &call, Some("served")).unwrap();
-            assert_eq!((exchange.path, exchange.body), (path, body.clone()));
-        }
+        let call = JsonObject::parse(body.clone()).unwrap();
+        let call = read_call(Api::GenerateStream, call, &LIMITS).unwrap();
+        let exchange = exchange(engine, &call, Some("served")).unwrap();
+        assert_eq!(
+            (exchange.path, exchange.body),
+            ("/generate_stream", body.clone())
+        );
     }
     let (path, _) = asked(
         EngineKind::Tgi,
@@ -30,6 +28,28 @@ fn tgi_and_the_fake_get_native_requests_byte_for_byte() {
         json!({ "inputs": "x", "stream": true }),
     );
     assert_eq!(path, "/generate_stream");
+}
+
+#[test]
+fn unstreamed_native_requests_ask_for_the_token_count_and_clients_do_not_see_it() {
+    let plain = json!({ "inputs": "x", "parameters": { "seed": 18446744073709551615u64 } });
+    for (api, before, after) in [(Api::Generate, "", ""), (Api::TgiRoot, "[", "]")] {
+        let (path, sent) = asked(EngineKind::Tgi, api, plain.clone());
+        assert_eq!(path, "/generate");
+        assert_eq!(
+            sent["parameters"],
+            json!({ "seed": 18446744073709551615u64, "details": true })
+        );
+        let mut exchange =
+            exchange(EngineKind::Tgi, &call(api, plain.clone()), None).expect("an exchange");
+        let answer = r#"{"generated_text":"a b c","details":{"generated_tokens":3,"finish_reason":"length"}}"#;
+        let (body, ending) = exchange.answer.answer(answer.into()).unwrap();
+        assert_eq!(
+            body,
+            format!(r#"{before}{{"generated_text":"a b c"}}{after}"#)
+        );
+        assert_eq!((ending.output_tokens, ending.complete), (3, true));
+    }
 }
 
 #[test]

@@ -1,0 +1,95 @@
+//! Getting at the database: the private directory, the lock, the connection, and what its errors mean.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+use super::LedgerError;
+
+/// A reader from outside (a backup, a shell) holds a write up no longer than this.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+pub(super) fn create_private_dir(dir: &Path) -> Result<(), LedgerError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| io_error(dir, error))
+}
+
+/// Two gateways on one ledger would rent everything twice.
+pub(super) fn lock(path: &Path) -> Result<File, LedgerError> {
+    let file = private_file(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LedgerError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(io_error(path, error)),
+    }
+}
+
+/// A connection whose commits are on the disk when they return.
+pub(super) fn connect(path: &Path) -> Result<Connection, LedgerError> {
+    // Made here and not by SQLite, so that nobody else may read it.
+    private_file(path)?;
+    let checked = Connection::open(path).and_then(|connection| {
+        connection.busy_timeout(BUSY_WAIT)?;
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let health: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        Ok((connection, health))
+    });
+    let (connection, health) = checked.map_err(|error| explain(path, error))?;
+    if health != "ok" {
+        return Err(damaged(path, health));
+    }
+    Ok(connection)
+}
+
+/// Tells damage, which stays, from trouble, which may pass.
+pub(super) fn explain(path: &Path, error: rusqlite::Error) -> LedgerError {
+    let lasting = match &error {
+        rusqlite::Error::SqliteFailure(failure, _) => matches!(
+            failure.code,
+            ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt
+        ),
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..) => true,
+        _ => false,
+    };
+    if lasting {
+        return damaged(path, error.to_string());
+    }
+    LedgerError::Database {
+        path: path.to_owned(),
+        error,
+    }
+}
+
+pub(super) fn damaged(path: &Path, detail: String) -> LedgerError {
+    LedgerError::Damaged {
+        path: path.to_owned(),
+        detail,
+    }
+}
+
+fn private_file(path: &Path) -> Result<File, LedgerError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| io_error(path, error))
+}
+
+fn io_error(path: &Path, error: std::io::Error) -> LedgerError {
+    LedgerError::Io {
+        path: path.to_owned(),
+        error,
+    }
+}

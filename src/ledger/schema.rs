@@ -1,0 +1,108 @@
+//! The tables, the steps from one schema to the next, and the installation's identity.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::LedgerError;
+use super::open::{damaged, explain};
+use super::rows::millis;
+use crate::domain::{InstallationId, Timestamp};
+
+/// Step `n` leads from schema `n` to `n + 1`; a step that was released is never changed.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE installation (
+        id         TEXT NOT NULL,
+        created_at INTEGER NOT NULL
+    );
+    CREATE TABLE rentals (
+        worker       TEXT PRIMARY KEY,
+        endpoint     TEXT NOT NULL,
+        worker_group TEXT NOT NULL,
+        state        TEXT NOT NULL CHECK (state IN ('intended', 'rented', 'ended')),
+        instance     TEXT,
+        usd_per_hour REAL NOT NULL,
+        intended_at  INTEGER NOT NULL,
+        rented_at    INTEGER,
+        ended_at     INTEGER,
+        reason       TEXT NOT NULL
+    );
+    CREATE INDEX rentals_open ON rentals (intended_at) WHERE state <> 'ended';
+    CREATE INDEX rentals_by_age ON rentals (intended_at);
+    CREATE TABLE events (
+        id     INTEGER PRIMARY KEY,
+        at     INTEGER NOT NULL,
+        worker TEXT NOT NULL,
+        state  TEXT NOT NULL,
+        reason TEXT NOT NULL
+    );
+    CREATE INDEX events_by_worker ON events (worker, id);
+"];
+
+/// Letters and digits that no one mixes up and every label may hold.
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+const IDENTITY_LENGTH: usize = 10;
+
+/// Brings the schema up to date and returns who we are.
+pub(super) fn prepare(
+    connection: &mut Connection,
+    path: &Path,
+    now: Timestamp,
+) -> Result<InstallationId, LedgerError> {
+    let failed = |error| explain(path, error);
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(failed)?;
+    let known = MIGRATIONS.len() as i64;
+    let Some(steps) = usize::try_from(found)
+        .ok()
+        .and_then(|done| MIGRATIONS.get(done..))
+    else {
+        return Err(LedgerError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    };
+    if !steps.is_empty() {
+        migrate(connection, steps, known).map_err(failed)?;
+    }
+    let id = identity(connection, now).map_err(failed)?;
+    if id.is_empty() || id.contains('/') {
+        return Err(damaged(path, format!("installation {id:?}")));
+    }
+    Ok(InstallationId::new(id))
+}
+
+fn migrate(connection: &mut Connection, steps: &[&str], version: i64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for step in steps {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", version)?;
+    transaction.commit()
+}
+
+fn identity(connection: &mut Connection, now: Timestamp) -> rusqlite::Result<String> {
+    let transaction = connection.transaction()?;
+    let known = transaction
+        .query_row("SELECT id FROM installation", [], |row| row.get(0))
+        .optional()?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let chance: Vec<u8> =
+        transaction.query_row("SELECT randomblob(?1)", [IDENTITY_LENGTH as i64], |row| {
+            row.get(0)
+        })?;
+    let id: String = chance
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+        .collect();
+    transaction.execute(
+        "INSERT INTO installation (id, created_at) VALUES (?1, ?2)",
+        params![id, millis(now)],
+    )?;
+    transaction.commit()?;
+    Ok(id)
+}
