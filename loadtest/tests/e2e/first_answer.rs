@@ -124,8 +124,9 @@ async fn a_worker_rented_in_the_moment_of_the_kill_is_not_lost() {
             workers(fleet).is_empty()
         })
         .await;
+        let gone = wait_until(PATIENCE, || async { no_process_of(&gateway) }).await;
         assert!(
-            no_process_of(&gateway),
+            gone,
             "a process is left after {delay_ms} ms"
         );
     }
