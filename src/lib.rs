@@ -6,6 +6,9 @@ pub mod domain;
 pub mod policy;
 pub mod simulate;
 
+#[cfg(test)]
+mod layering_test;
+
 #[cfg(feature = "serve")]
 pub mod admin;
 #[cfg(feature = "serve")]

@@ -110,10 +110,8 @@ async fn probe(
     contact: &Contact,
 ) {
     let limit = endpoint.settings().times.probe;
-    let healthy = match tokio::time::timeout(limit, ask(client, worker, contact)).await {
-        Ok(healthy) => healthy,
-        Err(_) => false,
-    };
+    let asked = tokio::time::timeout(limit, ask(client, worker, contact)).await;
+    let healthy = asked.unwrap_or(false);
     // The worker may have been restarted elsewhere meanwhile.
     if worker
         .contact()

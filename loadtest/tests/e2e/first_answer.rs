@@ -125,10 +125,7 @@ async fn a_worker_rented_in_the_moment_of_the_kill_is_not_lost() {
         })
         .await;
         let gone = wait_until(PATIENCE, || async { no_process_of(&gateway) }).await;
-        assert!(
-            gone,
-            "a process is left after {delay_ms} ms"
-        );
+        assert!(gone, "a process is left after {delay_ms} ms");
     }
 }
 
