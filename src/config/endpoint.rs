@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::groups;
-use super::section::{Reader, Section, shown};
-use super::tree::Node;
+use super::section::{Reader, Section, as_written, shown};
+use super::tree::{NOTHING, Node};
 use crate::domain::{
     Endpoint, EndpointName, RequestLimits, RetrySettings, RoutingSettings, ScalingSettings,
     TimeLimits, TokensPerSecond, WaitingSettings,
@@ -30,11 +32,40 @@ const RESERVED: [&str; 14] = [
 const DAY_S: f64 = 86_400.0;
 const MIB: usize = 1 << 20;
 
-/// `None` where too much is missing to go on; every mistake is noted either way.
-pub(super) fn read(reader: &Reader, root: &Node) -> Option<Endpoint> {
+/// What one file says. Its mistakes are noted with the reader.
+pub(super) struct EndpointFile {
+    /// `None` where too much is missing to go on.
+    pub(super) endpoint: Option<Endpoint>,
+    /// Everything a request's `model` may say to mean this endpoint.
+    pub(super) names: Vec<Name>,
+    /// Every setting, defaults included; nothing from the environment.
+    pub(super) summary: Value,
+}
+
+pub(super) struct Name {
+    pub(super) text: String,
+    /// For messages.
+    pub(super) shown: String,
+    pub(super) line: u64,
+    pub(super) column: u64,
+}
+
+impl Name {
+    fn new(text: String, node: &Node) -> Self {
+        Self {
+            text,
+            shown: shown(node),
+            line: node.line,
+            column: node.column,
+        }
+    }
+}
+
+pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     let s = reader.section(root, "the file");
     let name = endpoint_name(&s);
-    let model_names = s.texts("model_names");
+    let models = model_names(&s);
+    let model_names = models.iter().map(|name| name.text.clone()).collect();
     let scaling = scaling(&s);
     let routing = RoutingSettings {
         max_queue_time: s.duration("max_queue_time", 30.0, 0.0..=DAY_S),
@@ -53,9 +84,8 @@ pub(super) fn read(reader: &Reader, root: &Node) -> Option<Endpoint> {
     };
     let times = times(&s);
     let (market, groups) = groups::read(&s);
-    s.finish();
-    Some(Endpoint {
-        name: name?,
+    let endpoint = name.as_ref().map(|name| Endpoint {
+        name: EndpointName::new(&name.text),
         model_names,
         market,
         scaling,
@@ -65,26 +95,58 @@ pub(super) fn read(reader: &Reader, root: &Node) -> Option<Endpoint> {
         limits,
         times,
         groups,
-    })
+    });
+    EndpointFile {
+        endpoint,
+        names: name.into_iter().chain(models).collect(),
+        summary: s.finish(),
+    }
 }
 
-fn endpoint_name(s: &Section) -> Option<EndpointName> {
+fn endpoint_name(s: &Section) -> Option<Name> {
     let expected = "a name of letters, digits, - and _ that clients use";
     let node = s.required("endpoint_name", expected)?;
+    s.show("endpoint_name", as_written(node));
     let name = s.text_of(node, "endpoint_name")?;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+    if !is_plain_name(&name) {
         s.reader
             .mistake_at(node, format!("endpoint_name is {}", shown(node)), expected);
         return None;
     }
     if RESERVED.contains(&name.as_str()) {
-        let what = format!("endpoint_name {name} is a route of the gateway");
+        let what = format!("endpoint_name {} is a route of the gateway", shown(node));
         s.reader
             .mistake_at(node, what, format!("none of {}", RESERVED.join(", ")));
         return None;
     }
-    Some(EndpointName::new(name))
+    Some(Name::new(name, node))
+}
+
+/// Fit for paths, labels and metrics.
+pub(super) fn is_plain_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=64).contains(&name.len()) && name.chars().all(allowed)
+}
+
+fn model_names(s: &Section) -> Vec<Name> {
+    let mut names: Vec<Name> = Vec::new();
+    for node in s.list("model_names") {
+        let Some(text) = s.text_of(node, "model_names") else {
+            continue;
+        };
+        if text.trim().is_empty() {
+            s.reader
+                .mistake_at(node, "a model name is empty", "a name, or no entry");
+        } else if names.iter().any(|other| other.text == text) {
+            let what = format!("the model name {} is listed twice", shown(node));
+            s.reader.mistake_at(node, what, "each name once");
+        } else {
+            names.push(Name::new(text, node));
+        }
+    }
+    let texts: Vec<_> = names.iter().map(|name| name.text.clone()).collect();
+    s.note("model_names", texts);
+    names
 }
 
 fn scaling(s: &Section) -> ScalingSettings {
@@ -93,7 +155,11 @@ fn scaling(s: &Section) -> ScalingSettings {
     if let Some(node) = s.get("cold_workers")
         && cold_workers > max_workers
     {
-        let what = format!("cold_workers is {cold_workers}, more than max_workers ({max_workers})");
+        let limit = s.get("max_workers").map_or(max_workers.to_string(), shown);
+        let what = format!(
+            "cold_workers is {}, more than max_workers ({limit})",
+            shown(node)
+        );
         s.reader.mistake_at(node, what, "at most max_workers");
     }
     let inactivity = s.signed_seconds("inactivity_timeout", 300.0, -1.0..=365.0 * DAY_S);
@@ -111,12 +177,7 @@ fn scaling(s: &Section) -> ScalingSettings {
 
 fn times(s: &Section) -> TimeLimits {
     let probe_interval = s.duration("probe_interval", 2.0, 0.05..=3_600.0);
-    let empty = Node {
-        kind: super::tree::Kind::Null,
-        line: 1,
-        column: 1,
-    };
-    let node = s.get("timeouts").unwrap_or(&empty);
+    let node = s.get("timeouts").unwrap_or(&NOTHING);
     let t = s.reader.section(node, "timeouts");
     let limits = TimeLimits {
         connect: t.duration("connect", 5.0, 0.01..=600.0),
@@ -128,6 +189,6 @@ fn times(s: &Section) -> TimeLimits {
         probe_interval,
         probe: t.duration("probe", 5.0, 0.01..=600.0),
     };
-    t.finish();
+    s.show("timeouts", t.finish());
     limits
 }

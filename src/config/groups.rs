@@ -1,57 +1,51 @@
-//! Where an endpoint's workers come from: `market` and `worker_groups`.
+//! `worker_groups`: what runs on the workers, how fast it is believed to be, and how it is launched.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
 
-use super::section::{Section, shown};
+use serde_json::Value;
+
+use super::endpoint::is_plain_name;
+use super::market::{self, MarketSection};
+use super::section::{REDACTED, Section, as_written, shown};
 use super::tree::{Kind, Node};
 use crate::domain::{
-    EngineKind, FixedWorker, GroupName, LocalLaunch, MarketKind, Source, SpeedPrior,
-    TokensPerSecond, UsdPerHour, VastLaunch, WorkerGroup,
+    EngineKind, GroupName, LocalLaunch, MarketKind, Source, SpeedPrior, TokensPerSecond,
+    UsdPerHour, VastLaunch, WorkerGroup,
 };
 
-const ENGINES: &str = "one of llamacpp, vllm, tgi, fake";
-const MARKETS: &str = "one of local, fixed, vast";
+pub(super) const ENGINES: &str = "one of llamacpp, vllm, tgi, fake";
+const NAME: &str = "letters, digits, - and _";
 const DAY_S: f64 = 86_400.0;
 
-/// `market` as written: a word, or a map with the given workers.
-struct MarketSection {
-    kind: MarketKind,
-    workers: Vec<FixedWorker>,
-    engine: Option<EngineKind>,
-}
+/// Keys of a group that only one market understands.
+const LOCAL_KEYS: [&str; 4] = ["command", "env", "boot_time", "restart_time"];
+const VAST_KEYS: [&str; 2] = ["search_params", "launch_args"];
 
+/// The market of an endpoint and its groups.
 pub(super) fn read(s: &Section) -> (MarketKind, Vec<WorkerGroup>) {
-    let market = market(s);
-    let nodes = s.list("worker_groups");
-    if nodes.is_empty() && market.kind != MarketKind::Fixed {
-        s.required("worker_groups", "a list of at least one worker group");
-        if let Some(node) = s.get("worker_groups") {
-            s.reader
-                .mistake_at(node, "worker_groups is empty", "at least one worker group");
-        }
-    }
+    let market = market::read(s);
+    let nodes = if market.kind == MarketKind::Fixed {
+        s.list("worker_groups")
+    } else {
+        s.required_list("worker_groups", "a list of at least one worker group")
+    };
     let mut groups: Vec<WorkerGroup> = Vec::new();
+    let mut summaries = Vec::new();
     for (n, node) in nodes.iter().enumerate() {
-        let Some(group) = group(s, node, n, &market) else {
-            continue;
-        };
-        if groups.iter().any(|other| other.name == group.name) {
-            let what = format!("a second worker group named {}", group.name);
-            s.reader
-                .mistake_at(node, what, "a name of its own for each group");
+        let (group, summary) = group(s, node, n, &market);
+        summaries.push(summary);
+        if let Some(group) = group {
+            refuse_second(s, node, &group, &groups);
+            groups.push(group);
         }
-        groups.push(group);
     }
+    s.show("worker_groups", summaries);
     if market.kind == MarketKind::Fixed {
         if let Some(second) = nodes.get(1) {
-            s.reader.mistake_at(
-                second,
-                "a second worker group",
-                "one at most with a fixed market",
-            );
+            let expected = "one at most with a fixed market";
+            s.reader
+                .mistake_at(second, "a second worker group", expected);
         }
-        groups.truncate(1);
         if nodes.is_empty() {
             groups.extend(given_group(s, &market));
         }
@@ -59,72 +53,27 @@ pub(super) fn read(s: &Section) -> (MarketKind, Vec<WorkerGroup>) {
     (market.kind, groups)
 }
 
-fn market(s: &Section) -> MarketSection {
-    let mut out = MarketSection {
-        kind: MarketKind::Local,
-        workers: Vec::new(),
-        engine: None,
-    };
-    let Some(node) = s.get("market") else {
-        return out;
-    };
-    if let Kind::Map(_) = node.kind {
-        let m = s.reader.section(node, "market");
-        if let Some(kind) = m.required("kind", MARKETS) {
-            out.kind = word(&m, kind, "kind", MARKETS, market_kind).unwrap_or(out.kind);
-        }
-        if out.kind == MarketKind::Fixed {
-            out.engine = m
-                .get("engine")
-                .and_then(|node| word(&m, node, "engine", ENGINES, engine));
-            if m.required("workers", "a list of {url: \"http://HOST:PORT\"}")
-                .is_some()
-            {
-                out.workers = m
-                    .list("workers")
-                    .iter()
-                    .filter_map(|node| given_worker(&m, node))
-                    .collect();
-            }
-        }
-        m.finish();
-    } else {
-        out.kind = word(s, node, "market", MARKETS, market_kind).unwrap_or(out.kind);
-        if out.kind == MarketKind::Fixed {
-            let expected = "market: {kind: fixed, workers: [{url: \"http://HOST:PORT\"}]}";
-            s.reader
-                .mistake_at(node, "a fixed market without workers", expected);
-        }
-    }
-    out
-}
-
-fn word<T>(
-    s: &Section,
-    node: &Node,
-    key: &str,
-    expected: &str,
-    read: impl Fn(&str) -> Option<T>,
-) -> Option<T> {
-    let text = s.text_of(node, key)?;
-    let found = read(&text);
-    if found.is_none() {
+fn refuse_second(s: &Section, node: &Node, group: &WorkerGroup, others: &[WorkerGroup]) {
+    if others.iter().any(|other| other.name == group.name) {
+        let name = match &node.kind {
+            Kind::Map(entries) => entries.iter().find(|(key, _)| key.name == "name"),
+            _ => None,
+        };
+        let name = name.map_or(group.name.to_string(), |(_, name)| as_text(name));
+        let what = format!("a second worker group named {name}");
         s.reader
-            .mistake_at(node, format!("{key} is {}", shown(node)), expected);
+            .mistake_at(node, what, "a name of its own for each group");
     }
-    found
 }
 
-fn market_kind(text: &str) -> Option<MarketKind> {
-    Some(match text {
-        "local" => MarketKind::Local,
-        "fixed" => MarketKind::Fixed,
-        "vast" => MarketKind::Vast,
-        _ => return None,
-    })
+fn as_text(node: &Node) -> String {
+    match &node.kind {
+        Kind::Text(text) => text.clone(),
+        _ => shown(node),
+    }
 }
 
-fn engine(text: &str) -> Option<EngineKind> {
+pub(super) fn engine(text: &str) -> Option<EngineKind> {
     Some(match text {
         "llamacpp" => EngineKind::LlamaCpp,
         "vllm" => EngineKind::Vllm,
@@ -134,59 +83,14 @@ fn engine(text: &str) -> Option<EngineKind> {
     })
 }
 
-fn given_worker(s: &Section, node: &Node) -> Option<FixedWorker> {
-    let w = s.reader.section(node, "a given worker");
-    let url = w.required("url", "\"http://HOST:PORT\"");
-    let worker = url.and_then(|node| {
-        let url = w.text_of(node, "url")?;
-        match address(&url) {
-            Ok(address) => Some(FixedWorker { url, address }),
-            Err(why) => {
-                let what = format!("url {}: {why}", shown(node));
-                w.reader
-                    .mistake_at(node, what, "\"http://HOST:PORT\" without a path");
-                None
-            }
-        }
-    });
-    w.finish();
-    worker
-}
-
-fn address(url: &str) -> Result<SocketAddr, String> {
-    let rest = match url.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some(("https", _)) => return Err("https to workers is not supported yet".into()),
-        _ => return Err("does not begin with http://".into()),
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.contains(['/', '?', '#', '@']) {
-        return Err("has more than a host and a port".into());
-    }
-    let bracketed_or_name = authority
-        .rsplit_once(']')
-        .map_or(authority, |(_, port)| port);
-    let with_port = if bracketed_or_name.contains(':') {
-        authority.to_owned()
-    } else {
-        format!("{authority}:80")
-    };
-    with_port
-        .to_socket_addrs()
-        .map_err(|_| "the host is not known".to_owned())?
-        .next()
-        .ok_or_else(|| "the host has no address".to_owned())
-}
-
 /// A fixed market without `worker_groups` says its engine itself.
 fn given_group(s: &Section, market: &MarketSection) -> Option<WorkerGroup> {
     let Some(engine) = market.engine else {
-        let node = s.get("market").unwrap_or(s.node);
-        s.reader.mistake_at(
-            node,
-            "engine is missing",
-            format!("market: {{engine: {ENGINES}, ...}}"),
-        );
+        if !market.engine_is_wrong {
+            let node = s.get("market").unwrap_or(s.node);
+            let expected = format!("market: {{engine: {ENGINES}, ...}}");
+            s.reader.mistake_at(node, "engine is missing", expected);
+        }
         return None;
     };
     Some(WorkerGroup {
@@ -212,87 +116,134 @@ fn default_prior(engine: EngineKind) -> SpeedPrior {
     }
 }
 
-fn group(s: &Section, node: &Node, n: usize, market: &MarketSection) -> Option<WorkerGroup> {
+/// `None` without an engine.
+fn group(
+    s: &Section,
+    node: &Node,
+    n: usize,
+    market: &MarketSection,
+) -> (Option<WorkerGroup>, Value) {
     let g = s.reader.section(node, "a worker group");
-    let name = g.text("name").unwrap_or_else(|| format!("group-{}", n + 1));
-    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if let Some(node) = g
-        .get("name")
-        .filter(|_| name.is_empty() || name.len() > 64 || !name.chars().all(allowed))
-    {
-        g.reader.mistake_at(
-            node,
-            format!("name is {}", shown(node)),
-            "letters, digits, - and _",
-        );
+    let name = group_name(&g, n);
+    let engine = group_engine(&g, market);
+    let prior = default_prior(engine.unwrap_or(EngineKind::Fake));
+    let speed_prior = SpeedPrior {
+        tokens_per_second: TokensPerSecond(g.number(
+            "tokens_per_second",
+            prior.tokens_per_second.0,
+            0.1..=1e7,
+        )),
+        concurrency: g.count("concurrency", prior.concurrency, 1..=100_000),
+    };
+    let max_concurrency = g.optional_count("max_concurrency", 1..=100_000);
+    let usd_per_hour = UsdPerHour(g.number("usd_per_hour", 0.0, 0.0..=10_000.0));
+    let source = source(&g, market);
+    let group = engine.map(|engine| WorkerGroup {
+        name,
+        engine,
+        source,
+        speed_prior,
+        max_concurrency,
+        usd_per_hour,
+    });
+    (group, g.finish())
+}
+
+fn group_name(g: &Section, n: usize) -> GroupName {
+    let default = format!("group-{}", n + 1);
+    let name = g.parsed("name", default, NAME);
+    if let Some(node) = g.get("name").filter(|_| !is_plain_name(&name)) {
+        g.reader
+            .mistake_at(node, format!("name is {}", shown(node)), NAME);
     }
-    let kind = match (g.get("engine"), market.engine) {
-        (Some(node), _) => word(&g, node, "engine", ENGINES, engine),
-        (None, Some(engine)) => Some(engine),
-        (None, None) => {
+    GroupName::new(name)
+}
+
+fn group_engine(g: &Section, market: &MarketSection) -> Option<EngineKind> {
+    let node = match g.get("engine") {
+        Some(node) => node,
+        None if market.engine.is_some() => return market.engine,
+        None => {
             g.required("engine", ENGINES);
-            None
+            return None;
         }
     };
-    let prior = default_prior(kind.unwrap_or(EngineKind::Fake));
-    let source = source(&g, market);
-    let group = WorkerGroup {
-        name: GroupName::new(name),
-        engine: kind.unwrap_or(EngineKind::Fake),
-        speed_prior: SpeedPrior {
-            tokens_per_second: TokensPerSecond(g.number(
-                "tokens_per_second",
-                prior.tokens_per_second.0,
-                0.1..=1e7,
-            )),
-            concurrency: g.count("concurrency", prior.concurrency, 1..=100_000),
-        },
-        max_concurrency: g.optional_count("max_concurrency", 1..=100_000),
-        usd_per_hour: UsdPerHour(g.number("usd_per_hour", 0.0, 0.0..=10_000.0)),
-        source: source?,
-    };
-    g.finish();
-    kind.map(|_| group)
+    let found = market::word(g, node, "engine", ENGINES, engine);
+    g.show("engine", as_written(node));
+    if let (Some(found), Some(given)) = (found, market.engine)
+        && found != given
+    {
+        let what = format!("engine is {}, the market's is another", shown(node));
+        g.reader.mistake_at(node, what, "engine in one of the two");
+    }
+    found
 }
 
-/// Keys of the other markets stay unknown, and `finish` says so.
-fn source(g: &Section, market: &MarketSection) -> Option<Source> {
+fn source(g: &Section, market: &MarketSection) -> Source {
+    let foreign = |keys: &[&'static str], of: &str| {
+        for &key in keys {
+            let what = format!("is for workers of market {of}");
+            let expected = format!("no {key}, or market: {of}");
+            g.refuse(key, &what, &expected);
+        }
+    };
     match market.kind {
-        MarketKind::Fixed => Some(Source::Fixed {
-            workers: market.workers.clone(),
-        }),
-        MarketKind::Local => local(g).map(Source::Local),
-        MarketKind::Vast => Some(Source::Vast(VastLaunch {
-            search_params: g.raw_text("search_params").unwrap_or_default(),
-            launch_args: g.raw_text("launch_args").unwrap_or_default(),
-        })),
+        MarketKind::Fixed => {
+            foreign(&LOCAL_KEYS, "local");
+            foreign(&VAST_KEYS, "vast");
+            Source::Fixed {
+                workers: market.workers.clone(),
+            }
+        }
+        MarketKind::Local => {
+            foreign(&VAST_KEYS, "vast");
+            Source::Local(local(g))
+        }
+        MarketKind::Vast => {
+            foreign(&LOCAL_KEYS, "local");
+            Source::Vast(VastLaunch {
+                search_params: vast_text(g, "search_params", "a filter of Vast's offers"),
+                launch_args: vast_text(g, "launch_args", "arguments of `vastai launch instance`"),
+            })
+        }
     }
 }
 
-fn local(g: &Section) -> Option<LocalLaunch> {
-    let env = environment(g);
+/// Kept as it stands, `${NAME}` included: what it means is Vast's affair.
+fn vast_text(g: &Section, key: &'static str, expected: &str) -> String {
+    let Some(node) = g.required(key, expected) else {
+        return String::new();
+    };
+    match &node.kind {
+        Kind::Text(text) => {
+            g.show(key, text.as_str());
+            text.clone()
+        }
+        _ => {
+            g.wrong_type(node, key, "text");
+            String::new()
+        }
+    }
+}
+
+fn local(g: &Section) -> LocalLaunch {
     let launch = LocalLaunch {
         command: command(g).unwrap_or_default(),
-        env,
+        env: environment(g),
         boot_time: g.duration("boot_time", 0.0, 0.0..=DAY_S),
         restart_time: g.duration("restart_time", 0.0, 0.0..=DAY_S),
     };
-    let has_port = launch
-        .command
-        .iter()
-        .chain(launch.env.values())
-        .any(|text| text.contains("{port}"));
-    if let Some(node) = g
-        .get("command")
-        .filter(|_| !launch.command.is_empty() && !has_port)
+    let mut words = launch.command.iter().chain(launch.env.values());
+    let has_port = words.any(|text| text.contains("{port}"));
+    if let Some(node) = g.get("command")
+        && !launch.command.is_empty()
+        && !has_port
     {
-        g.reader.mistake_at(
-            node,
-            "the command is not told its port",
-            "{port} in command or in a value of env",
-        );
+        let expected = "{port} in command or in a value of env";
+        g.reader
+            .mistake_at(node, "the command is not told its port", expected);
     }
-    Some(launch)
+    launch
 }
 
 fn environment(g: &Section) -> BTreeMap<String, String> {
@@ -303,43 +254,56 @@ fn environment(g: &Section) -> BTreeMap<String, String> {
         g.wrong_type(node, "env", "a map of names and text");
         return BTreeMap::new();
     };
-    entries
+    // Values may be secrets even where they are written out.
+    let summary = entries
         .iter()
-        .filter_map(|(key, value)| {
-            let text = match &value.kind {
-                Kind::Number(number) => Some(number.to_string()),
-                Kind::Bool(flag) => Some(flag.to_string()),
-                _ => g.text_of(value, &key.name),
-            };
-            Some((key.name.clone(), text?))
-        })
-        .collect()
+        .map(|(key, _)| (key.name.clone(), REDACTED.into()));
+    g.show("env", Value::Object(summary.collect()));
+    g.reader.section(node, "env");
+    let mut env = BTreeMap::new();
+    for (key, value) in entries {
+        if key.name.is_empty() || key.name.contains(['=', '\0']) {
+            let what = format!("{:?} cannot name a variable", key.name);
+            let expected = "a name without =";
+            g.reader.mistake(key.line, key.column, what, expected);
+        } else if let Some(text) = g.word_of(value, &key.name) {
+            env.insert(key.name.clone(), text);
+        }
+    }
+    env
 }
 
 /// A list of words, or one text split as a shell would.
 fn command(g: &Section) -> Option<Vec<String>> {
     let expected = "a program and its arguments, with {port}";
     let node = g.required("command", expected)?;
-    let words = match &node.kind {
-        Kind::List(items) => items
-            .iter()
-            .map(|item| g.text_of(item, "command"))
-            .collect::<Option<Vec<_>>>()?,
-        Kind::Text(_) => {
-            let text = g.text_of(node, "command")?;
-            let Some(words) = shlex::split(&text) else {
+    let words: Vec<String> = match &node.kind {
+        Kind::List(items) => {
+            let words = items.iter().map(|item| g.word_of(item, "command"));
+            words.collect::<Option<_>>()?
+        }
+        // Split before the environment is filled in: a value with blanks stays one word.
+        Kind::Text(text) => match shlex::split(text) {
+            Some(words) => {
+                let words = words.iter().map(|word| g.reader.fill_in(node, word));
+                words.collect::<Option<_>>()?
+            }
+            None => {
                 g.reader
                     .mistake_at(node, "command has an open quote", expected);
                 return None;
-            };
-            words
-        }
+            }
+        },
         _ => {
             g.wrong_type(node, "command", expected);
             return None;
         }
     };
-    if words.is_empty() {
+    g.note("command", words.clone());
+    if words
+        .first()
+        .is_none_or(|program| program.trim().is_empty())
+    {
         g.reader.mistake_at(node, "command is empty", expected);
         return None;
     }

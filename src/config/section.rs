@@ -4,12 +4,19 @@ use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::mistakes::Mistake;
 use super::tree::{Key, Kind, Node};
+use super::wording::{BYTE_UNITS, TIME_UNITS, between, nearest, with_unit};
 
-/// What reading one file needs: its name, the environment, and the list of mistakes so far.
+/// What a summary shows instead of a secret.
+pub(super) const REDACTED: &str = "[redacted]";
+
+/// What reading one file needs: its name and text, the environment, and the list of mistakes so far.
 pub(super) struct Reader<'a> {
     pub(super) file: &'a str,
+    pub(super) text: &'a str,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     pub(super) mistakes: &'a RefCell<Vec<Mistake>>,
 }
@@ -60,6 +67,8 @@ impl<'a> Reader<'a> {
             node,
             entries,
             known: RefCell::default(),
+            refused: RefCell::default(),
+            shown: RefCell::default(),
             silent: Cell::new(!matches!(node.kind, Kind::Map(_) | Kind::Null)),
         }
     }
@@ -103,7 +112,22 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A value as it may be shown: what came from the environment only by its name.
+/// A value as its file has it: what comes from the environment appears only by its name.
+pub(super) fn as_written(node: &Node) -> Value {
+    match &node.kind {
+        Kind::Null => Value::Null,
+        Kind::Bool(value) => (*value).into(),
+        Kind::Number(number) => (*number).into(),
+        Kind::Text(text) => text.as_str().into(),
+        Kind::List(items) => items.iter().map(as_written).collect(),
+        Kind::Map(entries) => entries
+            .iter()
+            .map(|(key, value)| (key.name.clone(), as_written(value)))
+            .collect(),
+    }
+}
+
+/// The same for a message.
 pub(super) fn shown(node: &Node) -> String {
     match &node.kind {
         Kind::Text(text) => format!("{text:?}"),
@@ -119,6 +143,10 @@ pub(super) struct Section<'n, 'a> {
     pub(super) node: &'n Node,
     entries: &'n [(Key, Node)],
     known: RefCell<Vec<&'static str>>,
+    /// Keys that belong elsewhere and were told so.
+    refused: RefCell<Vec<&'static str>>,
+    /// What was read, for the summary.
+    shown: RefCell<Map<String, Value>>,
     /// Not a map at all: said once, and nothing is missing from it.
     silent: Cell<bool>,
 }
@@ -126,10 +154,37 @@ pub(super) struct Section<'n, 'a> {
 impl<'n> Section<'n, '_> {
     pub(super) fn get(&self, key: &'static str) -> Option<&'n Node> {
         self.known.borrow_mut().push(key);
+        self.find(key)
+    }
+
+    fn find(&self, key: &str) -> Option<&'n Node> {
         self.entries
             .iter()
             .find(|(name, node)| name.name == key && !matches!(node.kind, Kind::Null))
             .map(|(_, node)| node)
+    }
+
+    /// Puts a setting into the summary: its value, or what is written where the environment has a say.
+    pub(super) fn note(&self, key: &'static str, value: impl Into<Value>) {
+        let value = match self.find(key) {
+            Some(node) if node.names_environment() => as_written(node),
+            _ => value.into(),
+        };
+        self.show(key, value);
+    }
+
+    /// Puts a value into the summary that is fit to be seen.
+    pub(super) fn show(&self, key: &str, value: impl Into<Value>) {
+        self.shown.borrow_mut().insert(key.to_owned(), value.into());
+    }
+
+    /// A key that has a meaning, but not here.
+    pub(super) fn refuse(&self, key: &'static str, what: &str, expected: &str) {
+        self.refused.borrow_mut().push(key);
+        for (found, _) in self.entries.iter().filter(|(found, _)| found.name == key) {
+            self.reader
+                .mistake(found.line, found.column, format!("{key} {what}"), expected);
+        }
     }
 
     pub(super) fn required(&self, key: &'static str, expected: &str) -> Option<&'n Node> {
@@ -147,9 +202,12 @@ impl<'n> Section<'n, '_> {
         default: f64,
         range: RangeInclusive<f64>,
     ) -> f64 {
-        self.get(key)
+        let number = self
+            .get(key)
             .and_then(|node| self.number_of(node, key, &range))
-            .unwrap_or(default)
+            .unwrap_or(default);
+        self.note(key, number);
+        number
     }
 
     fn number_of(&self, node: &Node, key: &str, range: &RangeInclusive<f64>) -> Option<f64> {
@@ -186,7 +244,9 @@ impl<'n> Section<'n, '_> {
     }
 
     pub(super) fn count(&self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> u32 {
-        self.optional_count(key, range).unwrap_or(default)
+        let count = self.optional_count(key, range).unwrap_or(default);
+        self.note(key, count);
+        count
     }
 
     pub(super) fn optional_count(
@@ -194,30 +254,32 @@ impl<'n> Section<'n, '_> {
         key: &'static str,
         range: RangeInclusive<u32>,
     ) -> Option<u32> {
-        let node = self.get(key)?;
         let bounds = f64::from(*range.start())..=f64::from(*range.end());
-        let number = self.number_of(node, key, &bounds)?;
-        if number.fract() != 0.0 {
-            let what = format!("{key} is {}", shown(node));
-            self.reader
-                .mistake_at(node, what, between(&bounds, "a whole number "));
-            return None;
-        }
-        Some(number as u32)
+        let count = self.get(key).and_then(|node| {
+            let number = self.number_of(node, key, &bounds)?;
+            self.whole(node, key, number, &between(&bounds, "a whole number "))
+        });
+        self.note(key, count.map(|count| count as u32));
+        count.map(|count| count as u32)
     }
 
-    /// Seconds as a number, or text with a unit: `500ms`, `30s`, `5m`, `2h`.
+    fn whole(&self, node: &Node, key: &str, number: f64, expected: &str) -> Option<u64> {
+        if number.fract() == 0.0 {
+            return Some(number as u64);
+        }
+        self.reader
+            .mistake_at(node, format!("{key} is {}", shown(node)), expected);
+        None
+    }
+
+    /// Seconds as a number, or text with a unit: `500ms`, `30s`, `5m`.
     pub(super) fn duration(
         &self,
         key: &'static str,
         default_s: f64,
         range_s: RangeInclusive<f64>,
     ) -> Duration {
-        let seconds = self
-            .get(key)
-            .and_then(|node| self.seconds_of(node, key, &range_s))
-            .unwrap_or(default_s);
-        Duration::from_secs_f64(seconds)
+        Duration::from_secs_f64(self.signed_seconds(key, default_s, range_s))
     }
 
     /// Like `duration`, where a negative number has a meaning of its own.
@@ -227,35 +289,16 @@ impl<'n> Section<'n, '_> {
         default_s: f64,
         range_s: RangeInclusive<f64>,
     ) -> f64 {
-        self.get(key)
-            .and_then(|node| self.seconds_of(node, key, &range_s))
-            .unwrap_or(default_s)
-    }
-
-    fn seconds_of(&self, node: &Node, key: &str, range: &RangeInclusive<f64>) -> Option<f64> {
-        let Kind::Text(text) = &node.kind else {
-            return self.number_of(node, key, range);
-        };
-        let filled = self.reader.fill_in(node, text)?;
         let expected = format!(
-            "{} seconds, or text such as 500ms, 30s, 5m",
-            between(range, "")
+            "{} seconds, or text such as \"500ms\", \"30s\", \"5m\"",
+            between(&range_s, "")
         );
-        match with_unit(
-            &filled,
-            &[("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3_600.0)],
-        ) {
-            Some(seconds) if range.contains(&seconds) => Some(seconds),
-            Some(_) => {
-                let what = format!("{key} is {}, which is out of range", shown(node));
-                self.reader.mistake_at(node, what, expected);
-                None
-            }
-            None => {
-                self.wrong_type(node, key, expected);
-                None
-            }
-        }
+        let seconds = self
+            .get(key)
+            .and_then(|node| self.quantity_of(node, key, TIME_UNITS, &range_s, &expected))
+            .unwrap_or(default_s);
+        self.note(key, seconds);
+        seconds
     }
 
     /// Bytes as a number, or text with a unit: `16MiB`.
@@ -265,57 +308,66 @@ impl<'n> Section<'n, '_> {
         default: usize,
         range: RangeInclusive<usize>,
     ) -> usize {
-        let Some(node) = self.get(key) else {
-            return default;
-        };
         let bounds = *range.start() as f64..=*range.end() as f64;
         let expected = format!("{} bytes, or text such as 16MiB", between(&bounds, ""));
-        let bytes = match &node.kind {
+        let bytes = self.get(key).and_then(|node| {
+            let bytes = self.quantity_of(node, key, BYTE_UNITS, &bounds, &expected)?;
+            self.whole(node, key, bytes, &expected)
+        });
+        let bytes = bytes.map_or(default, |bytes| bytes as usize);
+        self.note(key, bytes);
+        bytes
+    }
+
+    /// A number, or text with a unit. Text from the environment may be a number alone.
+    fn quantity_of(
+        &self,
+        node: &Node,
+        key: &str,
+        units: &[(&str, f64)],
+        range: &RangeInclusive<f64>,
+        expected: &str,
+    ) -> Option<f64> {
+        let quantity = match &node.kind {
             Kind::Number(number) => Some(*number),
-            Kind::Text(text) => match self.reader.fill_in(node, text) {
-                Some(text) => with_unit(
-                    &text,
-                    &[
-                        ("KiB", 1024.0),
-                        ("MiB", 1_048_576.0),
-                        ("GiB", 1_073_741_824.0),
-                        ("B", 1.0),
-                    ],
-                ),
-                None => return default,
-            },
+            Kind::Text(text) => {
+                let filled = self.reader.fill_in(node, text)?;
+                let bare = filled.trim().parse().ok().filter(|_| text.contains("${"));
+                with_unit(&filled, units).or(bare)
+            }
             _ => None,
         };
-        match bytes {
-            Some(bytes) if bounds.contains(&bytes) => bytes as usize,
+        match quantity {
+            Some(quantity) if range.contains(&quantity) => Some(quantity),
             Some(_) => {
                 let what = format!("{key} is {}, which is out of range", shown(node));
                 self.reader.mistake_at(node, what, expected);
-                default
+                None
             }
             None => {
                 self.wrong_type(node, key, expected);
-                default
+                None
             }
         }
     }
 
     pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
-        match self.get(key) {
-            None => default,
-            Some(node) => match node.kind {
-                Kind::Bool(value) => value,
-                _ => {
-                    self.wrong_type(node, key, "true or false");
-                    default
+        let flag = self.get(key).and_then(|node| {
+            let flag = match &node.kind {
+                Kind::Bool(flag) => Some(*flag),
+                Kind::Text(text) if text.contains("${") => {
+                    self.reader.fill_in(node, text)?.trim().parse().ok()
                 }
-            },
-        }
-    }
-
-    pub(super) fn text(&self, key: &'static str) -> Option<String> {
-        let node = self.get(key)?;
-        self.text_of(node, key)
+                _ => None,
+            };
+            if flag.is_none() {
+                self.wrong_type(node, key, "true or false");
+            }
+            flag
+        });
+        let flag = flag.unwrap_or(default);
+        self.note(key, flag);
+        flag
     }
 
     pub(super) fn text_of(&self, node: &Node, key: &str) -> Option<String> {
@@ -328,15 +380,11 @@ impl<'n> Section<'n, '_> {
         }
     }
 
-    /// Text as it stands, `${NAME}` included.
-    pub(super) fn raw_text(&self, key: &'static str) -> Option<String> {
-        let node = self.get(key)?;
+    /// Text where a number or true and false are meant as they are written.
+    pub(super) fn word_of(&self, node: &Node, key: &str) -> Option<String> {
         match &node.kind {
-            Kind::Text(text) => Some(text.clone()),
-            _ => {
-                self.wrong_type(node, key, "text");
-                None
-            }
+            Kind::Number(_) | Kind::Bool(_) => Some(node.written(self.reader.text).to_owned()),
+            _ => self.text_of(node, key),
         }
     }
 
@@ -353,94 +401,57 @@ impl<'n> Section<'n, '_> {
         }
     }
 
-    pub(super) fn texts(&self, key: &'static str) -> Vec<String> {
-        self.list(key)
-            .iter()
-            .filter_map(|item| self.text_of(item, key))
-            .collect()
+    /// A list that must not be empty. Each way to get it wrong is one mistake.
+    pub(super) fn required_list(&self, key: &'static str, expected: &str) -> &'n [Node] {
+        let Some(node) = self.required(key, expected) else {
+            return &[];
+        };
+        let items = self.list(key);
+        if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
+            self.reader
+                .mistake_at(node, format!("{key} is empty"), expected);
+        }
+        items
     }
 
     /// A parsed value, or the default where it is missing or wrong.
-    pub(super) fn parsed<T: std::str::FromStr>(
+    pub(super) fn parsed<T: std::str::FromStr + std::fmt::Display>(
         &self,
         key: &'static str,
         default: T,
         expected: &str,
     ) -> T {
-        let Some(node) = self.get(key) else {
-            return default;
-        };
-        let Some(text) = self.text_of(node, key) else {
-            return default;
-        };
-        text.parse().unwrap_or_else(|_| {
-            let what = format!("{key} is {}", shown(node));
-            self.reader.mistake_at(node, what, expected);
-            default
-        })
+        let value = self.get(key).and_then(|node| {
+            let value = self.text_of(node, key)?.parse().ok();
+            if value.is_none() {
+                let what = format!("{key} is {}", shown(node));
+                self.reader.mistake_at(node, what, expected);
+            }
+            value
+        });
+        let value = value.unwrap_or(default);
+        self.note(key, value.to_string());
+        value
     }
 
-    /// Names every key that no getter asked for.
-    pub(super) fn finish(self) {
-        let known = self.known.into_inner();
+    /// Names every key that no getter asked for, and gives the summary of the others.
+    pub(super) fn finish(self) -> Value {
+        let mut known = self.known.into_inner();
+        known.sort_unstable();
+        known.dedup();
+        let refused = self.refused.into_inner();
         for (key, _) in self.entries {
-            if known.contains(&key.name.as_str()) {
+            let name = key.name.as_str();
+            if known.contains(&name) || refused.contains(&name) {
                 continue;
             }
-            let expected = match nearest(&key.name, &known) {
+            let expected = match nearest(name, &known) {
                 Some(near) => format!("a known key (did you mean {near}?)"),
-                None => {
-                    let mut all = known.clone();
-                    all.sort_unstable();
-                    all.dedup();
-                    format!("one of {}", all.join(", "))
-                }
+                None => format!("one of {}", known.join(", ")),
             };
-            let what = format!("unknown key {}", key.name);
+            let what = format!("unknown key {name}");
             self.reader.mistake(key.line, key.column, what, expected);
         }
+        Value::Object(self.shown.into_inner())
     }
-}
-
-fn between(range: &RangeInclusive<f64>, kind: &str) -> String {
-    let kind = if kind.is_empty() { "a number " } else { kind };
-    if range.end().is_infinite() || *range.end() >= 1e12 {
-        format!("{kind}of at least {}", range.start())
-    } else {
-        format!("{kind}from {} to {}", range.start(), range.end())
-    }
-}
-
-fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
-    let text = text.trim();
-    let (number, factor) = units
-        .iter()
-        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
-        .unwrap_or((text, 1.0));
-    let number: f64 = number.trim().parse().ok()?;
-    number.is_finite().then_some(number * factor)
-}
-
-fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    known
-        .iter()
-        .map(|key| (distance(name, key), *key))
-        .filter(|(distance, _)| *distance <= 1 + name.chars().count() / 4)
-        .min()
-        .map(|(_, key)| key)
-}
-
-/// Levenshtein: insertions, deletions and replacements between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -1,5 +1,9 @@
 //! Each kind of mistake with its exact place, and what a right configuration becomes.
 
+mod files;
+mod secrets;
+mod syntax;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -82,7 +86,7 @@ fn all_mistakes_are_told_at_once_in_order() {
         &[
             "e.yaml:2:14: target_util is 3, which is out of range; expected a number from 0.01 to 1",
             "e.yaml:3:14: max_workers is the text \"many\"; expected a number from 1 to 10000",
-            "e.yaml:4:16: worker_groups is empty; expected at least one",
+            "e.yaml:4:16: worker_groups is empty; expected a list of at least one worker group",
             "tidegate.yaml:1:1: unknown key listen_on; expected a known key (did you mean listen?)",
         ],
     );
@@ -105,7 +109,7 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
     check(
         "",
         "endpoint_name: e\nworker_groups:\n  - {engine: fake, command: 'w {port}', launch_args: x}\n",
-        &["e.yaml:3:41: unknown key launch_args"],
+        &["e.yaml:3:41: launch_args is for workers of market vast; expected no launch_args"],
     );
 }
 
@@ -173,7 +177,7 @@ fn repeated_keys_names_and_missing_ones_are_mistakes() {
     check(
         "",
         "endpoint_name: v1\nworker_groups: [{engine: fake, command: 'w {port}'}]",
-        &["e.yaml:1:16: endpoint_name v1 is a route of the gateway"],
+        &["e.yaml:1:16: endpoint_name \"v1\" is a route of the gateway"],
     );
     check(
         "",
@@ -185,7 +189,7 @@ fn repeated_keys_names_and_missing_ones_are_mistakes() {
         .expect_err("a shared name")
         .to_string();
     assert!(
-        mistakes.starts_with("b.yaml:1:16: the name e is used by a.yaml already"),
+        mistakes.starts_with("b.yaml:1:16: the name \"e\" is used in a.yaml:1 already"),
         "{mistakes}"
     );
 }
@@ -294,10 +298,7 @@ fn given_workers_are_urls_of_hosts_and_ports() {
     check(
         "",
         "endpoint_name: e\nmarket: fixed\n",
-        &[
-            "e.yaml:2:9: a fixed market without workers",
-            "e.yaml:2:9: engine is missing",
-        ],
+        &["e.yaml:2:9: a fixed market without workers"],
     );
 }
 
@@ -345,4 +346,110 @@ proptest! {
     fn no_value_panics_a_key(key in "(listen|market|worker_groups|timeouts|api_keys|min_load|endpoint_name|local_market)", value in "\\PC{0,40}") {
         let _ = parse_both(&format!("{key}: {value}"), &format!("{GOOD}{key}: {value}"));
     }
+}
+
+#[test]
+fn a_name_is_taken_where_it_stands_not_where_the_word_occurs() {
+    let first = file("a.yaml", GOOD);
+    let second = file(
+        "b.yaml",
+        "# e is here\nendpoint_name: f\nmodel_names:\n  - g\n  - e\nworker_groups: [{engine: fake, command: 'w {port}'}]\n",
+    );
+    let mistakes = parse(&file("tidegate.yaml", ""), &[first, second], &env)
+        .expect_err("a shared name")
+        .to_string();
+    assert_eq!(
+        mistakes,
+        "b.yaml:5:5: the name \"e\" is used in a.yaml:1 already; expected endpoint and model names that lead to one endpoint"
+    );
+}
+
+#[test]
+fn keys_of_another_market_are_told_where_they_belong() {
+    check(
+        "",
+        "endpoint_name: e\nmarket: vast\nworker_groups: [{engine: vllm, search_params: a, launch_args: b, boot_time: 3}]\n",
+        &["e.yaml:3:66: boot_time is for workers of market local"],
+    );
+    check(
+        "",
+        "endpoint_name: e\nmarket: {kind: local, workers: []}\nworker_groups: [{engine: fake, command: 'w {port}'}]\n",
+        &["e.yaml:2:23: workers is for market fixed"],
+    );
+    check(
+        "",
+        "endpoint_name: e\nmarket: vast\nworker_groups: [{engine: vllm}]\n",
+        &[
+            "e.yaml:3:17: launch_args is missing",
+            "e.yaml:3:17: search_params is missing",
+        ],
+    );
+}
+
+#[test]
+fn a_fixed_market_names_its_workers_once_and_one_engine() {
+    let fixed = |workers: &str, more: &str| {
+        format!(
+            "endpoint_name: e\nmarket: {{kind: fixed, engine: tgi, workers: {workers}}}\n{more}"
+        )
+    };
+    check(
+        "",
+        &fixed("[]", ""),
+        &["e.yaml:2:45: workers is empty; expected a list"],
+    );
+    let twice = "[{url: 'http://127.0.0.1:1'}, {url: 'http://127.0.0.1:1/'}]";
+    check(
+        "",
+        &fixed(twice, ""),
+        &["e.yaml:2:75: a worker that is in the list already"],
+    );
+    let one = "[{url: 'http://127.0.0.1:1'}]";
+    check(
+        "",
+        &fixed(one, "worker_groups: [{engine: vllm}]\n"),
+        &["e.yaml:3:26: engine is \"vllm\", the market's is another"],
+    );
+    for (host, why) in [
+        ("127.0.0.1:0", "the port is not from 1 to 65535"),
+        ("127.0.0.1:99999", "the port is not from 1 to 65535"),
+        (":80", "has no host"),
+        ("[::g]:80", "the host is no IPv6 address"),
+        ("no-such-host.invalid:80", "the host is not known"),
+    ] {
+        let url = format!("[{{url: 'http://{host}'}}]");
+        let said = format!("e.yaml:2:52: url \"http://{host}\": {why}");
+        check("", &fixed(&url, ""), &[&said]);
+    }
+}
+
+#[test]
+fn a_mistaken_key_makes_no_second_mistake_of_an_open_listener() {
+    check_server(
+        "listen: 0.0.0.0:80\napi_keys: [{name: a, key: '${NOWHERE}'}]\n",
+        &["tidegate.yaml:2:27: ${NOWHERE} is not set"],
+    );
+    check(
+        "",
+        "endpoint_name: e\nworker_groups: 5\n",
+        &["e.yaml:2:16: worker_groups is a number; expected a list"],
+    );
+}
+
+#[test]
+fn an_address_for_all_interfaces_takes_the_port_of_the_others() {
+    check_server(
+        "listen: 0.0.0.0:9464\ninsecure: true\n",
+        &["tidegate.yaml:1:9: listen and admin_listen are the same"],
+    );
+    check_server("listen: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0\n", &[]);
+}
+
+#[test]
+fn a_wrong_log_filter_is_found_before_the_start() {
+    check_server("log: info,tidegate::scaler=debug\n", &[]);
+    check_server(
+        "log: tidegate=loud=er\n",
+        &["tidegate.yaml:1:6: log is \"tidegate=loud=er\"; expected error, warn"],
+    );
 }

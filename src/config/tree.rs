@@ -1,9 +1,14 @@
 //! YAML as a tree that remembers where everything stood.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, Location, Spanned};
+use serde_saphyr::options::NonFiniteFloatPolicy;
+use serde_saphyr::{Budget, DuplicateKeyPolicy, Location, Options, Spanned, UserMessageFormatter};
+
+/// Far more than any setting needs; the reader recurses, and its stack is finite.
+const DEPTH_MAX: usize = 24;
 
 /// A value and the place of its first character, counted from 1.
 #[derive(Clone, Debug)]
@@ -11,6 +16,33 @@ pub(super) struct Node {
     pub(super) kind: Kind,
     pub(super) line: u64,
     pub(super) column: u64,
+    /// Where in the file the value is written out; an alias stands elsewhere.
+    bytes: Range<usize>,
+}
+
+/// Stands for what a file leaves out.
+pub(super) static NOTHING: Node = Node {
+    kind: Kind::Null,
+    line: 1,
+    column: 1,
+    bytes: 0..0,
+};
+
+impl Node {
+    /// The characters of a scalar in its file: `1.10` is more than the number 1.1.
+    pub(super) fn written<'t>(&self, file_text: &'t str) -> &'t str {
+        file_text.get(self.bytes.clone()).unwrap_or_default().trim()
+    }
+
+    /// Takes anything from the environment, directly or further down.
+    pub(super) fn names_environment(&self) -> bool {
+        match &self.kind {
+            Kind::Text(text) => text.contains("${"),
+            Kind::List(items) => items.iter().any(Node::names_environment),
+            Kind::Map(entries) => entries.iter().any(|(_, value)| value.names_environment()),
+            Kind::Null | Kind::Bool(_) | Kind::Number(_) => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -53,22 +85,17 @@ pub(super) struct SyntaxError {
 }
 
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
-    let mut options = serde_saphyr::Options::default();
-    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
-    options.with_snippet = false;
-    let root: Result<Option<Spanned<Kind>>, _> = serde_saphyr::from_str_with_options(text, options);
+    let root: Result<Option<Spanned<Kind>>, _> =
+        serde_saphyr::from_str_with_options(text, options());
     match root {
         Ok(Some(root)) => Ok(node(root)),
         // An empty file holds no settings.
-        Ok(None) => Ok(Node {
-            kind: Kind::Null,
-            line: 1,
-            column: 1,
-        }),
+        Ok(None) => Ok(NOTHING.clone()),
         Err(error) => {
             let place = error.location().unwrap_or(Location::UNKNOWN);
+            let message = error.render_with_formatter(&UserMessageFormatter);
             Err(SyntaxError {
-                message: first_line(&error.to_string()),
+                message: without_place(&message).to_owned(),
                 line: place.line().max(1),
                 column: place.column().max(1),
             })
@@ -76,14 +103,38 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     }
 }
 
-fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().to_owned()
+fn options() -> Options {
+    let mut budget = Budget::default();
+    budget.max_depth = DEPTH_MAX;
+    let mut options = Options::default();
+    options.budget = Some(budget);
+    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
+    options.with_snippet = false;
+    // A group may be named y or no; a port is not octal.
+    options.strict_booleans = true;
+    options.leading_zero_numbers_as_strings = true;
+    options.underscored_numbers_as_strings = true;
+    options.reject_unsupported_tags = true;
+    // Out of every range, and said so with the key.
+    options.non_finite_float_policy = NonFiniteFloatPolicy::PassThrough;
+    options
+}
+
+/// The first line, without the place that `Mistake` tells already and without the library's own terms.
+fn without_place(message: &str) -> &str {
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.split_once(" at line ").map_or(line, |(what, _)| what);
+    line.split_once(": limits ").map_or(line, |(what, _)| what)
 }
 
 fn node(spanned: Spanned<Kind>) -> Node {
+    let span = spanned.defined.span();
+    let offset = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let start = offset(span.byte_offset());
     Node {
         line: spanned.referenced.line().max(1),
         column: spanned.referenced.column().max(1),
+        bytes: start..start.saturating_add(offset(span.byte_len())),
         kind: spanned.value,
     }
 }
