@@ -25,6 +25,7 @@ def main():
     options = arguments()
     params = xllamacpp.CommonParams()
     params.model.path = options.model
+    params.model_alias = "smollm2-135m"
     params.n_parallel = options.parallel
     params.n_ctx = options.parallel * options.context
     params.cpuparams.n_threads = options.threads
