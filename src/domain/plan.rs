@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FailureReason, GroupName, TokensPerSecond, WorkerId};
+use super::{GroupName, TokensPerSecond, WorkerId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,8 +57,6 @@ pub enum Reason {
     },
     /// More workers than `max_workers`.
     AboveMaxWorkers { max_workers: u32 },
-    /// The worker failed and is being cleared away.
-    WorkerFailed { failure: FailureReason },
     /// The endpoint left the configuration.
     EndpointRemoved,
 }
@@ -120,7 +118,6 @@ impl fmt::Display for Reason {
             Reason::AboveMaxWorkers { max_workers } => {
                 write!(f, "more workers than max_workers ({max_workers})")
             }
-            Reason::WorkerFailed { failure } => write!(f, "it failed: {}", failure.as_str()),
             Reason::EndpointRemoved => f.write_str("the endpoint left the configuration"),
         }
     }
