@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENGINE ?= llamacpp
 TOOLS := $(CURDIR)/.tidegate/tools
-export PATH := $(TOOLS)/bin:$(TOOLS)/venv/bin:$(PATH)
+export PATH := $(TOOLS)/bin:$(PATH)
 
 .PHONY: help run build test bench lint scenario needs-build needs-test needs-bench needs-deny
 
@@ -21,6 +21,7 @@ run: build
 	@PATH="$(CURDIR)/target/release:$$PATH" exec target/release/tidegate run --config conf/examples/fake
 else ifeq ($(ENGINE),llamacpp)
 run: build
+	@loadtest/need python3-venv
 	@workers/engines/llamacpp/setup
 	@loadtest/say-next llamacpp
 	@exec target/release/tidegate run --config conf
@@ -52,7 +53,7 @@ lint: needs-build needs-deny
 needs-build:
 	@loadtest/need cargo cmake
 needs-test:
-	@loadtest/need promtool
+	@loadtest/need python3-venv promtool
 needs-bench:
 	@loadtest/need nginx
 needs-deny:

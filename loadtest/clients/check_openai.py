@@ -2,6 +2,7 @@
 
 import sys
 
+import checks
 import openai
 
 base_url, model = sys.argv[1:]
@@ -69,10 +70,16 @@ def bad_request():
             raise AssertionError(f"{wrong} was accepted")
 
 
-checks = [
+def leaving_early():
+    stream = client.chat.completions.create(
+        model=model, messages=messages, max_tokens=256, stream=True
+    )
+    next(iter(stream))
+    stream.close()
+    unstreamed_chat()
+
+
+checks.run([
     unstreamed_chat, streamed_chat, streamed_chat_with_usage, completions, models, unknown_model,
-    bad_request,
-]
-for check in checks:
-    check()
-print(f"{len(checks)} passed, 0 failed")
+    bad_request, leaving_early,
+])

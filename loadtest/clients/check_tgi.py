@@ -2,6 +2,7 @@
 
 import sys
 
+import checks
 import text_generation
 from text_generation.errors import ValidationError
 
@@ -48,7 +49,4 @@ def bad_parameter():
         raise AssertionError(f"max_new_tokens={limit} was accepted")
 
 
-checks = [generate, stream_equals_unstreamed, stop_sequence, return_full_text, bad_parameter]
-for check in checks:
-    check()
-print(f"{len(checks)} passed, 0 failed")
+checks.run([generate, stream_equals_unstreamed, stop_sequence, return_full_text, bad_parameter])

@@ -1,8 +1,10 @@
 //! What the scaler decided, and why.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-use super::{FailureReason, GroupName, TokensPerSecond, WorkerId};
+use super::{GroupName, TokensPerSecond, WorkerId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,8 +57,6 @@ pub enum Reason {
     },
     /// More workers than `max_workers`.
     AboveMaxWorkers { max_workers: u32 },
-    /// The worker failed and is being cleared away.
-    WorkerFailed { failure: FailureReason },
     /// The endpoint left the configuration.
     EndpointRemoved,
 }
@@ -78,4 +78,47 @@ pub struct ScalingPlan {
     pub wanted: TokensPerSecond,
     /// Running, starting and stopped capacity wanted.
     pub prepared_wanted: TokensPerSecond,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::CapacityBelowWanted { have, wanted } => {
+                write!(
+                    f,
+                    "{:.0} of {:.0} tokens/s wanted are running or starting",
+                    have.0, wanted.0
+                )
+            }
+            Reason::RequestsWaitAtZero { waiting } => {
+                write!(f, "{waiting} requests wait and no worker runs or starts")
+            }
+            Reason::PreparedBelowWanted { have, wanted } => {
+                write!(
+                    f,
+                    "{:.0} of {:.0} tokens/s wanted are prepared",
+                    have.0, wanted.0
+                )
+            }
+            Reason::SurplusCapacity { left, wanted } => {
+                write!(
+                    f,
+                    "{:.0} tokens/s are left without it and {:.0} are wanted",
+                    left.0, wanted.0
+                )
+            }
+            Reason::Idle { idle_s } => write!(f, "no request for {idle_s:.0} s"),
+            Reason::SurplusPrepared { left, wanted } => {
+                let (left, wanted) = (left.0, wanted.0);
+                write!(
+                    f,
+                    "{left:.0} tokens/s are prepared without it and {wanted:.0} are wanted"
+                )
+            }
+            Reason::AboveMaxWorkers { max_workers } => {
+                write!(f, "more workers than max_workers ({max_workers})")
+            }
+            Reason::EndpointRemoved => f.write_str("the endpoint left the configuration"),
+        }
+    }
 }

@@ -127,7 +127,7 @@ impl Relay<'_> {
     async fn begin(&self, session: &mut Session, begun: &mut bool) -> Result<(), RelayError> {
         if !*begun {
             *begun = true;
-            let header = respond::stream_header().map_err(|_| RelayError::ClientLeft)?;
+            let header = respond::stream_header(session).map_err(|_| RelayError::ClientLeft)?;
             session
                 .write_response_header(Box::new(header), false)
                 .await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{StatusCode, Version, header};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -76,11 +76,16 @@ fn json_header(status: u16, length: usize) -> Result<ResponseHeader> {
     Ok(header)
 }
 
-/// The header of an event stream; chunked on HTTP/1, where Pingora leaves that to us.
-pub(super) fn stream_header() -> Result<ResponseHeader> {
+/// The header of an event stream; chunked on HTTP/1.1, where Pingora leaves that to us. An HTTP/1.0
+/// client reads until the connection closes.
+pub(super) fn stream_header(session: &mut Session) -> Result<ResponseHeader> {
     let mut header = ResponseHeader::build(StatusCode::OK, Some(4))?;
     header.insert_header(header::CONTENT_TYPE, "text/event-stream")?;
     header.insert_header(header::CACHE_CONTROL, "no-cache")?;
-    header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    if session.req_header().version < Version::HTTP_11 {
+        session.set_keepalive(None);
+    } else {
+        header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
     Ok(header)
 }

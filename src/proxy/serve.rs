@@ -1,7 +1,7 @@
 //! One request from its first byte to its last: the phases in order.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pingora::proxy::Session;
@@ -25,6 +25,9 @@ use crate::fleet::{Claim, EndpointFleet, Ticket};
 use crate::policy::cost::cost;
 use crate::policy::retry::{AttemptFailure, Verdict, after_failure};
 use crate::telemetry::now;
+
+/// How long the rest of a refused request's body is read, so that the client sees the answer.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a request ended; the metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,9 +89,9 @@ struct Request {
 
 impl Gateway {
     pub(super) async fn serve(&self, session: &mut Session) -> pingora::Result<()> {
-        session
-            .downstream_session
-            .set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
+        let client = &mut session.downstream_session;
+        client.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
+        client.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         match classify(&method, &path, |name| self.fleet.endpoint(name).is_some()) {
@@ -288,7 +291,12 @@ impl Gateway {
             .await
             {
                 Ok(claim) => claim,
-                Err(not) => return Err(not_admitted(request.api, not, last)),
+                Err(not) => {
+                    if matches!(not, NotAdmitted::ClientLeft) {
+                        forget_demand(request);
+                    }
+                    return Err(not_admitted(request.api, not, last));
+                }
             };
             let worker = Arc::clone(claim.worker());
             attempts += 1;
@@ -351,7 +359,10 @@ impl Gateway {
         .await;
         let mut upstream = match sent {
             Ok(upstream) => upstream,
-            Err(SendError::ClientLeft) => return Attempt::Over(Stop::ClientLeft),
+            Err(SendError::ClientLeft) => {
+                forget_demand(request);
+                return Attempt::Over(Stop::ClientLeft);
+            }
             Err(SendError::Failed(failure, error)) => {
                 let stop = upstream_stop(request.api, failure, error.etype().as_str());
                 return Attempt::Failed(failure, stop);
@@ -402,17 +413,15 @@ impl Gateway {
             }
             Err(RelayError::ClientLeft) => {
                 upstream.abort().await;
-                if meter.seen_first_token() {
-                    let ending = exchange.answer.finish();
-                    self.settle(
-                        request,
-                        meter,
-                        &Ending {
-                            complete: false,
-                            ..ending
-                        },
-                    );
-                }
+                let ending = exchange.answer.finish();
+                self.settle(
+                    request,
+                    meter,
+                    &Ending {
+                        complete: false,
+                        ..ending
+                    },
+                );
                 Attempt::Over(Stop::ClientLeft)
             }
             Err(RelayError::NothingSent(failure, why)) => {
@@ -491,6 +500,13 @@ impl Gateway {
             Stop::Answer { status, body },
         )
     }
+}
+
+/// The client left before anything was made for it: its work is not wanted any more.
+fn forget_demand(request: &Request) {
+    request
+        .endpoint
+        .settled(&request.predicted, &PredictedCost::default());
 }
 
 enum Attempt {

@@ -24,7 +24,7 @@ impl Scaler {
         planned: PlannedAction,
         at: Timestamp,
     ) {
-        let reason = serde_json::to_string(&planned.reason).unwrap_or_default();
+        let reason = planned.reason.to_string();
         let (name, rule) = labels(&planned);
         tracing::info!(endpoint = %endpoint.name, action = ?planned.action, %reason, "scaling");
         self.metrics

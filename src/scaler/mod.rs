@@ -89,26 +89,30 @@ impl Scaler {
         let mut interval = tokio::time::interval(self.interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = interval.tick() => {}
-                () = self.fleet.woken() => {}
-                () = self.markets.local.changed() => {}
-                () = self.markets.fixed.changed() => {}
-            }
+            // A listing is dear (a look at every process, a call to a provider): news from within
+            // the gateway is planned for without one.
+            let list_markets = tokio::select! {
+                _ = interval.tick() => true,
+                () = self.markets.local.changed() => true,
+                () = self.markets.fixed.changed() => true,
+                () = self.fleet.woken() => false,
+            };
             let timer = self
                 .metrics
                 .scaler_tick_seconds
                 .with_label_values::<&str>(&[])
                 .start_timer();
-            self.tick().await;
+            self.tick(list_markets).await;
             timer.observe_duration();
             tokio::time::sleep(LEAST_PAUSE).await;
         }
     }
 
-    async fn tick(&self) {
-        for (kind, market) in self.markets.all() {
-            self.observe_market(kind, market).await;
+    async fn tick(&self, list_markets: bool) {
+        if list_markets {
+            for (kind, market) in self.markets.all() {
+                self.observe_market(kind, market).await;
+            }
         }
         for endpoint in self.fleet.endpoints().values() {
             self.advance_workers(endpoint);

@@ -169,3 +169,36 @@ async fn a_stream_that_breaks_at_the_worker_ends_with_an_error_event_and_not_in_
         wait_fleet(&gateway, "nothing in flight", |fleet| in_flight(fleet) == 0).await;
     }
 }
+
+#[tokio::test]
+async fn an_http_1_0_client_gets_its_stream_without_chunks() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let worker = fake_worker(Settings::default()).await;
+    let gateway = fixed_gateway(&[&worker], "").await;
+    let address = gateway.base_url.trim_start_matches("http://");
+    let mut connection = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("a connection");
+    let body = generate(3).to_string();
+    let request = format!(
+        "POST /generate_stream HTTP/1.0\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection
+        .write_all(request.as_bytes())
+        .await
+        .expect("sent");
+    let mut answer = String::new();
+    let read = connection.read_to_string(&mut answer);
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .expect("an end")
+        .expect("text");
+    let (head, events) = answer.split_once("\r\n\r\n").expect("a header");
+    assert!(!head.to_ascii_lowercase().contains("chunked"), "{head}");
+    assert!(
+        events.starts_with("data:") && events.contains("generated_text\":\""),
+        "{events}"
+    );
+}

@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sys
 import threading
 
 import xllamacpp
@@ -14,7 +15,7 @@ def arguments():
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--parallel", type=int, default=4, help="requests at once")
-    parser.add_argument("--context", type=int, default=2048, help="tokens a request may hold")
+    parser.add_argument("--ctx", type=int, default=2048, help="tokens a request may hold")
     return parser.parse_args()
 
 
@@ -25,16 +26,20 @@ def main():
     options = arguments()
     params = xllamacpp.CommonParams()
     params.model.path = options.model
-    params.model_alias = "smollm2-135m"
+    # What clients read in answers, else the file's path. A set: of a bare string it takes the letters.
+    params.model_alias = {"smollm2-135m"}
     params.n_parallel = options.parallel
-    params.n_ctx = options.parallel * options.context
+    params.n_ctx = options.parallel * options.ctx
     params.cpuparams.n_threads = options.threads
     params.cpuparams_batch.n_threads = options.threads
     params.hostnames = ["127.0.0.1"]
     params.port = options.port
     params.endpoint_metrics = True
     params.endpoint_slots = True
-    server = xllamacpp.Server(params)
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        sys.exit(f"llamacpp: no server on port {options.port}, is it taken? {error}")
     print("listening on", server.listening_address, flush=True)
     threading.Event().wait()
 
