@@ -3,16 +3,34 @@
 use std::process::ExitCode;
 
 use super::Source;
+use crate::config;
 
-pub(super) fn check(source: &Source) -> ExitCode {
-    match source.load() {
-        Ok(config) => {
-            let names: Vec<_> = config
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.name.to_string())
-                .collect();
-            println!("ok: {}", names.join(", "));
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// Print every setting as JSON, defaults included; what came from the environment is not shown.
+    #[arg(long)]
+    show: bool,
+}
+
+pub(super) fn check(arguments: &Arguments) -> ExitCode {
+    let source = &arguments.source;
+    let said = source.load().and_then(|config| {
+        if arguments.show {
+            let env = |name: &str| std::env::var(name).ok();
+            let summary = config::redacted_summary(source.directory().as_deref(), &env)?;
+            return Ok(format!("{summary:#}"));
+        }
+        let names = config
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.name.as_str());
+        Ok(format!("ok: {}", names.collect::<Vec<_>>().join(", ")))
+    });
+    match said {
+        Ok(said) => {
+            println!("{said}");
             ExitCode::SUCCESS
         }
         Err(mistakes) => {

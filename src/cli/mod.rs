@@ -22,7 +22,7 @@ enum Command {
     /// Run the gateway and its scaler until a signal ends them.
     Run(Source),
     /// Read a configuration and list every mistake in it; exit 1 if there is one.
-    Check(Source),
+    Check(check::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ struct Source {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(source) => run::run(&source),
-        Command::Check(source) => check::check(&source),
+        Command::Check(arguments) => check::check(&arguments),
     }
 }
 
