@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::reload::Reloader;
+use crate::domain::MarketKind;
 use crate::fleet::Fleet;
 use crate::market::LocalMarket;
 use crate::probe::Prober;
@@ -37,6 +38,7 @@ impl BackgroundService for Control {
         }
         if let Some(local) = &self.ends_local {
             local.shutdown_all().await;
+            self.scaler.close_ended_rentals(MarketKind::Local).await;
         }
         tracing::info!("stopped");
         std::process::exit(0);

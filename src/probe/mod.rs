@@ -1,6 +1,6 @@
 //! Health checks of workers, spoken in their engine's language; results go to `fleet`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub struct Prober {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     due: Mutex<HashMap<WorkerId, Instant>>,
+    /// Workers being asked now: a slow answer is waited for, not asked for again.
+    asking: Arc<Mutex<HashSet<WorkerId>>>,
 }
 
 impl Prober {
@@ -32,6 +34,7 @@ impl Prober {
             fleet,
             metrics,
             due: Mutex::default(),
+            asking: Arc::default(),
         }
     }
 
@@ -51,8 +54,10 @@ impl Prober {
             look.tick().await;
             for (endpoint, worker, contact) in self.take_due() {
                 let (client, metrics) = (client.clone(), Arc::clone(&self.metrics));
+                let asking = Arc::clone(&self.asking);
                 probes.spawn(async move {
                     probe(&client, &metrics, &endpoint, &worker, &contact).await;
+                    asking.lock().remove(worker.id());
                 });
             }
             while probes.try_join_next().is_some() {}
@@ -73,9 +78,8 @@ impl Prober {
                 };
                 // A worker that became doubted is probed at once, not when its old turn comes.
                 let at = due.remove(worker.id()).unwrap_or(now).min(now + interval);
-                if at <= now {
-                    // No second probe while one may be under way.
-                    next.insert(worker.id().clone(), now + interval.max(times.probe / 4));
+                if at <= now && self.asking.lock().insert(worker.id().clone()) {
+                    next.insert(worker.id().clone(), now + interval);
                     out.push((Arc::clone(endpoint), Arc::clone(worker), contact));
                 } else {
                     next.insert(worker.id().clone(), at);

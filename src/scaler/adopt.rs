@@ -9,6 +9,7 @@ use crate::domain::{
 };
 use crate::fleet::{EndpointFleet, WorkerSpec};
 use crate::market::Market;
+use crate::telemetry::now;
 
 impl Scaler {
     /// Every rental the ledger holds open becomes a worker again; the markets will say what is true of it.
@@ -28,6 +29,32 @@ impl Scaler {
                     worker = %rental.worker, endpoint = %rental.endpoint,
                     "open rental of an endpoint that is not configured"
                 ),
+            }
+        }
+    }
+
+    /// After a market was told to end everything: closes the ledger's lines of what it no longer lists.
+    pub async fn close_ended_rentals(&self, kind: MarketKind) {
+        let Some(market) = self.markets.get(kind) else {
+            return;
+        };
+        let instances = match market.instances().await {
+            Ok(instances) => instances,
+            Err(error) => {
+                tracing::warn!(%error, "the ledger's lines stay open until the next start");
+                return;
+            }
+        };
+        for endpoint in self.fleet.endpoints().values() {
+            if endpoint.settings().market != kind {
+                continue;
+            }
+            for worker in endpoint.workers().iter() {
+                let listed = instances.iter().any(|i| i.label.worker == *worker.id());
+                if !listed {
+                    worker.set_last_reason("ended with the gateway");
+                    self.forget(endpoint, worker, now());
+                }
             }
         }
     }
@@ -105,8 +132,7 @@ impl Scaler {
                 .inc();
             match result {
                 Ok(()) => {
-                    let ended =
-                        ledger.ended(&worker, "unknown or unwanted", crate::telemetry::now());
+                    let ended = ledger.ended(&worker, "unknown or unwanted", now());
                     if let Err(error) = ended {
                         tracing::error!(%error, "ledger not written");
                     }

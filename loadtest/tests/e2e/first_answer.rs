@@ -99,6 +99,22 @@ async fn workers_of_a_killed_gateway_serve_under_the_next_and_none_is_left_behin
 }
 
 #[tokio::test]
+async fn a_gateway_that_ended_its_workers_leaves_no_ghosts_to_the_next() {
+    let mut gateway = local_gateway("", "").await;
+    let url = format!("{}/generate", gateway.base_url);
+    assert_eq!(post_json(&url, &generate(4)).await.0, 200);
+    gateway.child.stop(PATIENCE).await.expect("a clean end");
+    let gateway = gateway
+        .restart_with(std::process::Command::new(
+            tidegate_binary().expect("built"),
+        ))
+        .await
+        .expect("the next gateway starts");
+    let found = fleet(&gateway).await;
+    assert!(workers(&found).is_empty(), "{found:#}");
+}
+
+#[tokio::test]
 async fn a_worker_rented_in_the_moment_of_the_kill_is_not_lost() {
     // Killed at many moments of the first rental: before, while and after the process starts.
     for delay_ms in [0, 5, 15, 30, 60, 120] {
