@@ -54,21 +54,11 @@ impl Control {
             }
         }
         let deadline = Instant::now() + self.grace_period;
-        while self.busy() && Instant::now() < deadline {
+        while self.fleet.requests_under_way() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         // Answers that are written but not yet flushed.
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-
-    fn busy(&self) -> bool {
-        self.fleet.endpoints().values().any(|endpoint| {
-            endpoint.waiting().requests > 0
-                || endpoint
-                    .workers()
-                    .iter()
-                    .any(|worker| worker.load_view().in_flight() > 0)
-        })
     }
 
     async fn reload_on_hangup(&self) {

@@ -28,6 +28,9 @@ pub enum JsonError {
     WrongType { field: String, problem: String },
 }
 
+/// A small body of many fields would take a multiple of its size in memory.
+const FIELDS_MAX: usize = 1_000;
+
 /// An object's fields in their order; cloning shares the body.
 #[derive(Clone, Debug)]
 pub struct JsonObject {
@@ -197,6 +200,9 @@ impl<'de> Deserialize<'de> for RawFields<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
+                    if fields.len() == FIELDS_MAX {
+                        return Err(serde::de::Error::custom("too many fields"));
+                    }
                     fields.push(field);
                 }
                 Ok(RawFields(fields))

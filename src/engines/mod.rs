@@ -25,7 +25,7 @@ pub use errors::{ErrorKind, error_body, status_for, stream_error_event, translat
 pub use json::{JsonError, JsonObject};
 pub use sse::{EVENT_BYTES_MAX, EventSplitter, EventTooLong, Events, event_data};
 
-use crate::domain::EngineKind;
+use crate::domain::{Api, EngineKind};
 
 /// A call as one engine is asked it, and the reader of what it answers.
 #[derive(Debug)]
@@ -56,6 +56,14 @@ pub fn engine_name(engine: EngineKind) -> &'static str {
         EngineKind::Vllm => "vllm",
         EngineKind::LlamaCpp => "llamacpp",
         EngineKind::Fake => "fake",
+    }
+}
+
+/// Whether `exchange` may refuse a valid call of this interface: only where it has to translate.
+pub fn may_refuse(engine: EngineKind, api: Api) -> bool {
+    match engine {
+        EngineKind::Tgi | EngineKind::Fake => false,
+        EngineKind::Vllm | EngineKind::LlamaCpp => api.is_tgi(),
     }
 }
 

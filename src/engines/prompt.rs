@@ -41,13 +41,48 @@ pub(super) struct Prompt {
     pub prompts: u32,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
+/// One item of a prompt that is a list, measured without keeping it.
 enum PromptItem {
-    #[expect(dead_code, reason = "only its type matters")]
-    Token(u32),
-    Tokens(Vec<u32>),
-    Text(String),
+    Token,
+    /// How many.
+    Tokens(usize),
+    /// Bytes.
+    Text(usize),
+}
+
+impl<'de> Deserialize<'de> for PromptItem {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PromptItemVisitor)
+    }
+}
+
+struct PromptItemVisitor;
+
+impl<'de> Visitor<'de> for PromptItemVisitor {
+    type Value = PromptItem;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, a token or a list of tokens")
+    }
+
+    fn visit_u64<E: de::Error>(self, token: u64) -> Result<PromptItem, E> {
+        match u32::try_from(token) {
+            Ok(_) => Ok(PromptItem::Token),
+            Err(_) => Err(E::custom("a token is too large")),
+        }
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<PromptItem, E> {
+        Ok(PromptItem::Text(text.len()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut tokens: A) -> Result<PromptItem, A::Error> {
+        let mut count = 0;
+        while tokens.next_element::<u32>()?.is_some() {
+            count += 1;
+        }
+        Ok(PromptItem::Tokens(count))
+    }
 }
 
 impl<'de> Deserialize<'de> for Prompt {
@@ -83,12 +118,12 @@ impl<'de> Visitor<'de> for PromptVisitor {
                 return Err(de::Error::custom("mixed forms"));
             }
             prompt.bytes += match &item {
-                PromptItem::Token(_) => BYTES_PER_TOKEN,
-                PromptItem::Tokens(tokens) => tokens.len() * BYTES_PER_TOKEN,
-                PromptItem::Text(text) => text.len(),
+                PromptItem::Token => BYTES_PER_TOKEN,
+                PromptItem::Tokens(tokens) => tokens * BYTES_PER_TOKEN,
+                PromptItem::Text(bytes) => *bytes,
             };
             prompt.prompts = match item {
-                PromptItem::Token(_) => 1,
+                PromptItem::Token => 1,
                 _ => prompt.prompts.saturating_add(1),
             };
         }

@@ -42,6 +42,8 @@ pub enum Admission {
     Held(Held),
     /// Every ready worker was tried for this request already.
     AllTried,
+    /// The endpoint was removed.
+    Closed,
     Refused {
         refusal: Refusal,
         retry_after: Duration,
@@ -94,8 +96,14 @@ impl EndpointFleet {
         self.removed.store(false, Relaxed);
     }
 
+    /// Takes no more requests; those that wait are told so.
     pub(super) fn mark_removed(&self) {
-        self.removed.store(true, Relaxed);
+        let waiting = {
+            let mut room = self.room.lock();
+            self.removed.store(true, Relaxed);
+            room.close()
+        };
+        drop(waiting);
     }
 
     /// Left the configuration: takes no requests, its workers are being released.
@@ -129,6 +137,9 @@ impl EndpointFleet {
     /// A worker now, a place in the room, or a refusal. Those who wait already go first.
     pub fn admit(self: &Arc<Self>, ticket: &Ticket, now: Timestamp) -> Admission {
         let settings = self.settings.load();
+        if self.tried_all_ready(&ticket.tried) {
+            return Admission::AllTried;
+        }
         let nobody_waits = self.room.lock().is_empty();
         if nobody_waits {
             match self.claim(&ticket.cost, &ticket.tried) {
@@ -139,6 +150,9 @@ impl EndpointFleet {
         }
         let entered = {
             let mut room = self.room.lock();
+            if self.is_removed() {
+                return Admission::Closed;
+            }
             let view = room.view();
             match may_wait(&view, ticket.body_bytes, &settings.waiting) {
                 Ok(()) => Ok(room.enter(
@@ -179,6 +193,19 @@ impl EndpointFleet {
         if worker.doubt() {
             self.report(worker.id(), WorkerEvent::ProbeFailed);
         }
+    }
+
+    /// There are ready workers, and each was tried. Nothing to wait for that is here already.
+    fn tried_all_ready(&self, tried: &[WorkerId]) -> bool {
+        if tried.is_empty() {
+            return false;
+        }
+        let table = self.table.load();
+        let mut ready = table
+            .iter()
+            .filter(|worker| worker.takes_requests())
+            .peekable();
+        ready.peek().is_some() && ready.all(|worker| tried.contains(worker.id()))
     }
 
     fn ready_speed(&self) -> TokensPerSecond {

@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use crate::domain::Tokens;
 
-const WORK_BITS: u32 = 44;
+const WORK_BITS: u32 = 48;
+/// Requests one worker can hold at most; far above what any engine takes.
+const REQUESTS_MAX: u32 = (1 << (64 - WORK_BITS)) - 1;
 const WORK_MASK: u64 = (1 << WORK_BITS) - 1;
 const ONE_REQUEST: u64 = 1 << WORK_BITS;
 
-/// Requests in flight (upper 20 bits) and their outstanding work in thousandths of a token (lower 44).
+/// Requests in flight (upper 16 bits) and their outstanding work in thousandths of a token (lower 48).
 #[derive(Debug, Default)]
 pub(super) struct Load(AtomicU64);
 
@@ -25,9 +27,9 @@ impl LoadView {
     }
 }
 
-/// Work as counted here; bounded so that 2^20 requests cannot overflow the field.
+/// Work as counted here; bounded (4 million tokens) so that 2^16 requests cannot overflow the field.
 pub(super) fn work_units(cost: Tokens) -> u64 {
-    const MOST: f64 = (WORK_MASK >> 20) as f64;
+    const MOST: f64 = (WORK_MASK >> 16) as f64;
     (cost.0.max(0.0) * 1_000.0).min(MOST) as u64
 }
 
@@ -42,7 +44,7 @@ impl Load {
         loop {
             let now = LoadView(current);
             let grew = now.in_flight() > seen.in_flight() || now.0 & WORK_MASK > seen.0 & WORK_MASK;
-            if grew {
+            if grew || now.in_flight() >= REQUESTS_MAX {
                 return false;
             }
             let next = current + ONE_REQUEST + work;

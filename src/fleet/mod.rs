@@ -13,6 +13,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -30,6 +31,16 @@ pub use worker::{Contact, Worker, WorkerSpec};
 pub struct Fleet {
     endpoints: ArcSwap<BTreeMap<EndpointName, Arc<EndpointFleet>>>,
     wake: Arc<Notify>,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// Counts a request from its first byte to its last.
+pub struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Fleet {
@@ -37,6 +48,7 @@ impl Fleet {
         let fleet = Self {
             endpoints: ArcSwap::default(),
             wake: Arc::new(Notify::new()),
+            under_way: Arc::default(),
         };
         fleet.replace_settings(endpoints);
         Arc::new(fleet)
@@ -53,6 +65,17 @@ impl Fleet {
             .iter()
             .find(|(key, _)| key.as_str() == name)
             .map(|(_, endpoint)| Arc::clone(endpoint))
+    }
+
+    /// Counts a request until the guard is dropped.
+    pub fn request_under_way(&self) -> UnderWay {
+        self.under_way.fetch_add(1, Relaxed);
+        UnderWay(Arc::clone(&self.under_way))
+    }
+
+    /// Requests that are being read, waiting, or being answered.
+    pub fn requests_under_way(&self) -> usize {
+        self.under_way.load(Relaxed)
     }
 
     /// Something happened that the scaler should look at before its next tick.
@@ -75,9 +98,11 @@ impl Fleet {
             next.insert(endpoint.name.clone(), live);
         }
         for (name, endpoint) in old.iter() {
-            if !next.contains_key(name) && endpoint.has_workers() {
+            if !next.contains_key(name) {
                 endpoint.mark_removed();
-                next.insert(name.clone(), Arc::clone(endpoint));
+                if endpoint.has_workers() {
+                    next.insert(name.clone(), Arc::clone(endpoint));
+                }
             }
         }
         self.endpoints.store(Arc::new(next));

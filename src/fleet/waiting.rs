@@ -69,6 +69,19 @@ impl Room {
         Some(waiter.sender)
     }
 
+    /// Everybody has to go; dropping what is returned tells them.
+    pub(super) fn close(&mut self) -> Vec<Waiter> {
+        let places: Vec<Place> = self.order.iter().map(|(place, _)| place).collect();
+        let waiters: Vec<Waiter> = places
+            .into_iter()
+            .filter_map(|place| self.order.leave(place))
+            .collect();
+        for waiter in &waiters {
+            self.left(waiter);
+        }
+        waiters
+    }
+
     fn leave(&mut self, place: Place) {
         if let Some(waiter) = self.order.leave(place) {
             self.left(&waiter);

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::domain::{ClientKey, Tokens};
 
+/// Clients remembered beyond twice those who wait, before the past is cleared of them.
+const FINISHES_KEPT: usize = 64;
+
 /// Where an entry stands; smaller goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -17,10 +20,17 @@ pub struct Place {
 
 #[derive(Debug)]
 pub struct WaitingOrder<T> {
-    entries: BTreeMap<Place, T>,
+    entries: BTreeMap<Place, Entry<T>>,
     finish_of: HashMap<ClientKey, u64>,
     virtual_time: u64,
     arrivals: u64,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    client: ClientKey,
+    finish: u64,
+    what: T,
 }
 
 impl<T> Default for WaitingOrder<T> {
@@ -51,12 +61,17 @@ impl<T> WaitingOrder<T> {
             .unwrap_or(0)
             .max(self.virtual_time);
         let work = (cost.0.max(0.0) * 1_000.0) as u64;
-        self.finish_of
-            .insert(client.clone(), start.saturating_add(work.max(1)));
+        let finish = start.saturating_add(work.max(1));
+        self.finish_of.insert(client.clone(), finish);
         self.arrivals += 1;
         let place = Place {
             start,
             arrival: self.arrivals,
+        };
+        let entry = Entry {
+            client: client.clone(),
+            finish,
+            what: entry,
         };
         self.entries.insert(place, entry);
         place
@@ -64,7 +79,9 @@ impl<T> WaitingOrder<T> {
 
     /// Entries in the order they are to be served.
     pub fn iter(&self) -> impl Iterator<Item = (Place, &T)> {
-        self.entries.iter().map(|(place, entry)| (*place, entry))
+        self.entries
+            .iter()
+            .map(|(place, entry)| (*place, &entry.what))
     }
 
     /// Takes an entry to be served: virtual time moves on.
@@ -72,20 +89,29 @@ impl<T> WaitingOrder<T> {
         let entry = self.entries.remove(&place)?;
         self.virtual_time = self.virtual_time.max(place.start);
         self.forget_the_past();
-        Some(entry)
+        Some(entry.what)
     }
 
-    /// Takes an entry that left unserved.
+    /// Takes an entry that left unserved. The last of its client is not charged for; earlier ones are
+    /// below what came after them.
     pub fn leave(&mut self, place: Place) -> Option<T> {
-        let entry = self.entries.remove(&place);
+        let entry = self.entries.remove(&place)?;
+        if let Some(finish) = self.finish_of.get_mut(&entry.client)
+            && *finish == entry.finish
+        {
+            *finish = place.start;
+        }
         self.forget_the_past();
-        entry
+        Some(entry.what)
     }
 
     fn forget_the_past(&mut self) {
         if self.entries.is_empty() {
             self.finish_of.clear();
             self.virtual_time = 0;
+        } else if self.finish_of.len() > 2 * self.entries.len() + FINISHES_KEPT {
+            let now = self.virtual_time;
+            self.finish_of.retain(|_, finish| *finish > now);
         }
     }
 }
@@ -147,6 +173,33 @@ mod tests {
         assert_eq!(order.leave(gone), Some(0));
         assert_eq!(order.leave(gone), None);
         assert_eq!(served(&mut order), [1]);
+    }
+
+    #[test]
+    fn who_gives_up_and_comes_again_is_not_charged_for_what_it_did_not_get() {
+        let mut order = WaitingOrder::default();
+        for _ in 0..5 {
+            order.push(&ClientKey::new("steady"), Tokens(10.0), "steady");
+        }
+        for _ in 0..20 {
+            let place = order.push(&ClientKey::new("hasty"), Tokens(10.0), "hasty");
+            order.leave(place);
+        }
+        order.push(&ClientKey::new("hasty"), Tokens(10.0), "hasty");
+        let place = served(&mut order).iter().position(|who| *who == "hasty");
+        assert_eq!(place, Some(1));
+    }
+
+    #[test]
+    fn clients_of_the_past_are_forgotten_while_others_wait() {
+        let mut order = WaitingOrder::default();
+        order.push(&ClientKey::new("patient"), Tokens(1e9), 0);
+        order.push(&ClientKey::new("patient"), Tokens(1.0), 0);
+        for n in 0..10_000 {
+            let place = order.push(&ClientKey::new(n.to_string()), Tokens(1.0), 1);
+            order.leave(place);
+        }
+        assert!(order.finish_of.len() < 200, "{}", order.finish_of.len());
     }
 
     proptest! {

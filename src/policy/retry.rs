@@ -13,6 +13,8 @@ pub enum AttemptFailure {
     TimedOut,
     /// An answer with this status.
     Status(u16),
+    /// An answer that cannot be passed on: too large, or not understood. Another worker would say the same.
+    Unusable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub fn after_failure(
     match failure {
         AttemptFailure::StaleConnection | AttemptFailure::Broken => Verdict::ElsewhereDoubted,
         // A slow worker has done the work already; doing it twice doubles the load that made it slow.
-        AttemptFailure::TimedOut => Verdict::GiveUp,
+        AttemptFailure::TimedOut | AttemptFailure::Unusable => Verdict::GiveUp,
         AttemptFailure::Status(429 | 500 | 502 | 503 | 504) => Verdict::ElsewhereUntried,
         AttemptFailure::Status(_) => Verdict::GiveUp,
     }

@@ -38,6 +38,7 @@ pub(super) async fn worker_for(
     match endpoint.admit(ticket, now()) {
         Admission::Assigned(claim) => Ok(claim),
         Admission::AllTried => Err(NotAdmitted::AllTried),
+        Admission::Closed => Err(NotAdmitted::Closed),
         Admission::Refused {
             refusal,
             retry_after,

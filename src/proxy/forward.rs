@@ -20,6 +20,8 @@ use crate::policy::retry::AttemptFailure;
 /// Connections to workers are kept this long for the next request.
 const KEEP_IDLE: Duration = Duration::from_secs(30);
 
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A worker's answer, its header read.
 pub(super) struct Upstream {
     http: HttpSession,
@@ -67,7 +69,7 @@ pub(super) async fn send(
             broken: false,
         }),
         (error, _) => {
-            http.shutdown().await;
+            close(&mut http).await;
             Err(error.unwrap_or_else(|| {
                 let error = Error::explain(ErrorType::InvalidHTTPHeader, "answer without a header");
                 SendError::Failed(AttemptFailure::Broken, error)
@@ -118,21 +120,22 @@ impl Upstream {
         part
     }
 
-    /// Reads the whole body; more than `bytes_max` is an error.
-    pub(super) async fn read_all(&mut self, bytes_max: usize) -> pingora::Result<Bytes> {
+    /// Reads the whole body; `None` if it is larger than `bytes_max`.
+    pub(super) async fn read_all(&mut self, bytes_max: usize) -> pingora::Result<Option<Bytes>> {
         let mut parts = Vec::new();
         let mut length = 0;
         while let Some(part) = self.read().await? {
             length += part.len();
             if length > bytes_max {
-                return Error::e_explain(ErrorType::ReadError, "answer is too large");
+                self.broken = true;
+                return Ok(None);
             }
             parts.push(part);
         }
-        Ok(match <[Bytes; 1]>::try_from(parts) {
+        Ok(Some(match <[Bytes; 1]>::try_from(parts) {
             Ok([only]) => only,
             Err(parts) => Bytes::from(parts.concat()),
-        })
+        }))
     }
 
     /// After the whole answer was read: the connection may serve again.
@@ -147,8 +150,13 @@ impl Upstream {
 
     /// Breaks the connection, which tells the engine to stop generating.
     pub(super) async fn abort(mut self) {
-        self.http.shutdown().await;
+        close(&mut self.http).await;
     }
+}
+
+/// A worker that does not read could hold a polite end up for ever; dropping the session closes it anyway.
+async fn close(http: &mut HttpSession) {
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, http.shutdown()).await;
 }
 
 fn peer(contact: &Contact, times: &TimeLimits) -> HttpPeer {

@@ -1,6 +1,7 @@
 //! The data path, one file per phase: route, authorize, read_request, admit, forward, relay, settle.
 
 mod admit;
+mod attempt;
 mod authorize;
 mod client;
 mod forward;
@@ -11,6 +12,8 @@ mod relay;
 mod respond;
 mod route;
 mod serve;
+mod stop;
+mod understand;
 
 use std::sync::Arc;
 

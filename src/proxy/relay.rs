@@ -45,13 +45,17 @@ impl Relay<'_> {
     ) -> Result<Ending, RelayError> {
         upstream.expect_next_within(self.times.first_byte);
         let body = match while_connected(session, upstream.read_all(ANSWER_BYTES_MAX)).await {
-            Ok(Ok(body)) => body,
+            Ok(Ok(Some(body))) => body,
+            Ok(Ok(None)) => {
+                let why = "its answer is too large".to_owned();
+                return Err(RelayError::NothingSent(AttemptFailure::Unusable, why));
+            }
             Ok(Err(error)) => return Err(nothing_sent(&error)),
             Err(ClientLeft) => return Err(RelayError::ClientLeft),
         };
-        let (body, ending) = reader
-            .answer(body)
-            .map_err(|error| RelayError::NothingSent(AttemptFailure::Broken, error.to_string()))?;
+        let (body, ending) = reader.answer(body).map_err(|error| {
+            RelayError::NothingSent(AttemptFailure::Unusable, error.to_string())
+        })?;
         respond::json(session, 200, body)
             .await
             .map_err(|_| RelayError::ClientLeft)?;
@@ -73,7 +77,7 @@ impl Relay<'_> {
                 Err(ClientLeft) => return Err(RelayError::ClientLeft),
             };
             let at = Instant::now();
-            let why = match part {
+            let (failure, why) = match part {
                 Ok(Some(part)) => match reader.push(part) {
                     Ok(steps) => {
                         for step in steps {
@@ -87,13 +91,17 @@ impl Relay<'_> {
                         }
                         continue;
                     }
-                    Err(error) => error.to_string(),
+                    Err(error) => (AttemptFailure::Unusable, error.to_string()),
                 },
-                Ok(None) => "the worker's stream ended early".to_owned(),
+                Ok(None) => (AttemptFailure::Broken, "the stream ended early".to_owned()),
                 Err(error) if !begun => return Err(nothing_sent(&error)),
-                Err(error) => error.etype().as_str().to_owned(),
+                Err(error) => (AttemptFailure::Broken, error.etype().as_str().to_owned()),
             };
-            return self.end(session, begun, reader.finish(), why).await;
+            let ending = reader.finish();
+            if !begun && !ending.complete {
+                return Err(RelayError::NothingSent(failure, why));
+            }
+            return self.end(session, ending, why).await;
         }
     }
 
@@ -154,13 +162,10 @@ impl Relay<'_> {
     async fn end(
         &mut self,
         session: &mut Session,
-        mut begun: bool,
         mut ending: Ending,
         why: String,
     ) -> Result<Ending, RelayError> {
-        if !begun && !ending.complete {
-            return Err(RelayError::NothingSent(AttemptFailure::Broken, why));
-        }
+        let mut begun = session.response_written().is_some();
         let tail = ending.tail.take();
         if ending.complete {
             self.close(session, &mut begun, tail).await?;

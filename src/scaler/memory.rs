@@ -7,7 +7,7 @@ use crate::domain::{GroupName, Timestamp, TokensPerSecond, WorkerPhase};
 use crate::fleet::EndpointFleet;
 use crate::policy::scaling::{GroupSupply, ScalingInputs, ScalingMemory};
 
-/// Token gaps are folded into speeds this often.
+/// How often the speeds of groups are looked at.
 const SPEED_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -46,7 +46,6 @@ impl EndpointMemory {
     fn learn_speeds(&mut self, endpoint: &EndpointFleet) {
         let mut sums: BTreeMap<GroupName, (f64, f64)> = BTreeMap::new();
         for worker in endpoint.workers().iter() {
-            worker.update_speed();
             if worker.phase().0.is_ready() {
                 let sum = sums.entry(worker.spec.group.clone()).or_default();
                 sum.0 += worker.speed().0;

@@ -26,6 +26,8 @@ use memory::EndpointMemory;
 /// Events may ask for ticks at most this often.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
 
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The markets there are, by kind.
 #[derive(Clone)]
 pub struct Markets {
@@ -60,6 +62,7 @@ pub struct Scaler {
     interval: Duration,
     calls: Arc<Calls>,
     memory: Mutex<BTreeMap<EndpointName, EndpointMemory>>,
+    measured_at: Mutex<Timestamp>,
 }
 
 impl Scaler {
@@ -80,6 +83,7 @@ impl Scaler {
             interval,
             calls: Arc::default(),
             memory: Mutex::default(),
+            measured_at: Mutex::default(),
         }
     }
 
@@ -114,7 +118,13 @@ impl Scaler {
                 self.observe_market(kind, market).await;
             }
         }
+        let measure = self.time_to_measure(now());
         for endpoint in self.fleet.endpoints().values() {
+            if measure {
+                for worker in endpoint.workers().iter() {
+                    worker.update_speed();
+                }
+            }
             self.advance_workers(endpoint);
             if endpoint.settings().market != MarketKind::Fixed || endpoint.is_removed() {
                 self.plan_endpoint(endpoint).await;
@@ -122,6 +132,16 @@ impl Scaler {
             endpoint.dispatch();
         }
         self.fleet.forget_removed();
+    }
+
+    /// Token gaps are folded into speeds once a second, given workers' too.
+    fn time_to_measure(&self, at: Timestamp) -> bool {
+        let mut measured_at = self.measured_at.lock();
+        let due = at.since(*measured_at) >= MEASURE_INTERVAL;
+        if due {
+            *measured_at = at;
+        }
+        due
     }
 
     async fn plan_endpoint(&self, endpoint: &Arc<EndpointFleet>) {

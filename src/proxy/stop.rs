@@ -1,0 +1,129 @@
+//! Why a request ends without an answer of a worker, and what its client is told.
+
+use bytes::Bytes;
+
+use super::admit::NotAdmitted;
+use super::client::ClientLeft;
+use super::read_request::BodyError;
+use super::respond::Refusal;
+use crate::domain::Api;
+use crate::engines::{BadRequest, ErrorKind};
+use crate::policy::retry::AttemptFailure;
+
+/// How a request ended; the metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Ok,
+    ClientError,
+    ClientLeft,
+    /// Refused or timed out without a worker.
+    NoWorker,
+    /// Every attempt failed before the first byte.
+    UpstreamFailed,
+    /// Ended by an error event after the first byte.
+    CutShort,
+}
+
+impl Outcome {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::ClientError => "client_error",
+            Outcome::ClientLeft => "client_left",
+            Outcome::NoWorker => "no_worker",
+            Outcome::UpstreamFailed => "upstream_failed",
+            Outcome::CutShort => "cut_short",
+        }
+    }
+}
+
+/// Why a request ends without an answer of a worker.
+pub(super) enum Stop {
+    Refused(Refusal, Outcome),
+    /// A worker's own error, passed on.
+    Answer {
+        status: u16,
+        body: Bytes,
+    },
+    ClientLeft,
+    /// The client got a part and an error event.
+    CutShort,
+}
+
+impl From<ClientLeft> for Stop {
+    fn from(_: ClientLeft) -> Self {
+        Stop::ClientLeft
+    }
+}
+
+pub(super) fn unauthorized(api: Option<Api>) -> Refusal {
+    Refusal::new(
+        api,
+        ErrorKind::Unauthorized,
+        "a valid API key is needed: Authorization: Bearer KEY",
+    )
+}
+
+pub(super) fn bad_request(api: Api, error: &BadRequest) -> Stop {
+    let mut refusal = Refusal::new(Some(api), ErrorKind::BadRequest, error.message.clone());
+    refusal.param = error.param;
+    Stop::Refused(refusal, Outcome::ClientError)
+}
+
+pub(super) fn body_stop(api: Api, error: BodyError) -> Stop {
+    let (kind, message) = match error {
+        BodyError::TooLarge { bytes_max } => (
+            ErrorKind::BodyTooLarge,
+            format!("the body is larger than {bytes_max} bytes"),
+        ),
+        BodyError::TooSlow { limit } => (
+            ErrorKind::RequestTimeout,
+            format!("the body did not arrive within {} s", limit.as_secs_f64()),
+        ),
+        BodyError::Broken => return Stop::ClientLeft,
+    };
+    Stop::Refused(Refusal::new(Some(api), kind, message), Outcome::ClientError)
+}
+
+pub(super) fn upstream_stop(api: Api, failure: AttemptFailure, why: &str) -> Stop {
+    let kind = match failure {
+        AttemptFailure::TimedOut => ErrorKind::UpstreamTimeout,
+        _ => ErrorKind::UpstreamFailed,
+    };
+    let message = format!("the worker did not answer: {why}");
+    Stop::Refused(
+        Refusal::new(Some(api), kind, message),
+        Outcome::UpstreamFailed,
+    )
+}
+
+/// `last` is what the last worker said, if one was asked.
+pub(super) fn not_admitted(api: Api, not: NotAdmitted, last: Option<Stop>) -> Stop {
+    let refuse = |kind, message: String| Refusal::new(Some(api), kind, message);
+    let refusal = match not {
+        NotAdmitted::ClientLeft => return Stop::ClientLeft,
+        NotAdmitted::AllTried => {
+            return last.unwrap_or_else(|| {
+                upstream_stop(api, AttemptFailure::Broken, "every worker was tried")
+            });
+        }
+        NotAdmitted::RoomFull { retry_after, rule } => refuse(
+            ErrorKind::Overloaded,
+            format!("too many requests wait already ({rule})"),
+        )
+        .retry_after(retry_after),
+        NotAdmitted::WaitedTooLong { .. } if last.is_some() => {
+            return last.unwrap_or(Stop::ClientLeft);
+        }
+        NotAdmitted::WaitedTooLong {
+            waited,
+            retry_after,
+        } => refuse(
+            ErrorKind::Unavailable,
+            format!("no worker became free within {:.1} s", waited.as_secs_f64()),
+        )
+        .retry_after(retry_after),
+        NotAdmitted::Closed => refuse(ErrorKind::Unavailable, "the endpoint was removed".into()),
+    };
+    Stop::Refused(refusal, Outcome::NoWorker)
+}

@@ -1,0 +1,154 @@
+//! From bytes to a request with an endpoint and a predicted cost.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use bytes::Bytes;
+use pingora::proxy::Session;
+
+use super::authorize::client_of;
+use super::read_request::read_body;
+use super::respond::Refusal;
+use super::stop::{Outcome, Stop, bad_request, body_stop, unauthorized};
+use super::{Gateway, models};
+use crate::domain::{Api, ClientKey, PredictedCost, RequestShape};
+use crate::engines::{self, BadRequest, Call, ErrorKind, JsonObject, peek_model, read_call};
+use crate::fleet::EndpointFleet;
+use crate::telemetry::now;
+
+/// A request that was read and understood.
+pub(super) struct Request {
+    pub(super) api: Api,
+    pub(super) endpoint: Arc<EndpointFleet>,
+    pub(super) call: Call,
+    pub(super) body_bytes: usize,
+    pub(super) shape: RequestShape,
+    pub(super) predicted: PredictedCost,
+    pub(super) received_at: Instant,
+    pub(super) traceparent: Option<Bytes>,
+    /// What it really cost is counted.
+    pub(super) settled: AtomicBool,
+}
+
+impl Gateway {
+    /// Authorize, read, find the endpoint, validate, predict.
+    pub(super) async fn understand(
+        &self,
+        session: &mut Session,
+        api: Api,
+        endpoint: Option<&str>,
+    ) -> Result<Request, Stop> {
+        let settings = self.settings.load_full();
+        let client = client_of(session, &settings.keys)
+            .map_err(|_| Stop::Refused(unauthorized(Some(api)), Outcome::ClientError))?;
+        let body = read_body(session, &settings)
+            .await
+            .map_err(|error| body_stop(api, error))?;
+        let body_bytes = body.len();
+        let body = JsonObject::parse(body).map_err(|error| {
+            let message = error.to_string();
+            bad_request(
+                api,
+                &BadRequest {
+                    message,
+                    param: None,
+                },
+            )
+        })?;
+        let endpoint = self.find_endpoint(api, endpoint, &body)?;
+        let limits = endpoint.settings().limits.clone();
+        let call = read_call(api, body, &limits).map_err(|error| bad_request(api, &error))?;
+        refuse_unservable(api, &endpoint, &call)?;
+        let shape = shape_of(api, client, &call);
+        let predicted = endpoint.predict(&shape);
+        endpoint.arrived(&predicted, now());
+        let traceparent = session
+            .get_header("traceparent")
+            .map(|value| Bytes::copy_from_slice(value.as_bytes()));
+        Ok(Request {
+            api,
+            endpoint,
+            call,
+            body_bytes,
+            shape,
+            predicted,
+            received_at: Instant::now(),
+            traceparent,
+            settled: AtomicBool::new(false),
+        })
+    }
+
+    /// By path, else by `model`, else the only one there is.
+    fn find_endpoint(
+        &self,
+        api: Api,
+        path: Option<&str>,
+        body: &JsonObject,
+    ) -> Result<Arc<EndpointFleet>, Stop> {
+        let known = |found: Option<Arc<EndpointFleet>>, what: &str, name: &str| {
+            found
+                .filter(|endpoint| !endpoint.is_removed())
+                .ok_or_else(|| {
+                    Stop::Refused(self.unknown(Some(api), what, name), Outcome::ClientError)
+                })
+        };
+        if let Some(name) = path {
+            return known(self.fleet.endpoint(name), "endpoint", name);
+        }
+        let model = peek_model(body).map_err(|error| bad_request(api, &error))?;
+        let endpoints = self.fleet.endpoints();
+        let mut live = endpoints.values().filter(|endpoint| !endpoint.is_removed());
+        if let Some(model) = model {
+            let found = live.find(|endpoint| endpoint.settings().answers_to(&model));
+            return known(found.map(Arc::clone), "model", &model);
+        }
+        match (live.next(), live.next()) {
+            (Some(only), None) => Ok(Arc::clone(only)),
+            _ => {
+                let names = models::names(&self.fleet, None).join(", ");
+                let message = format!("say which model: one of {names}");
+                let mut refusal = Refusal::new(Some(api), ErrorKind::UnknownModel, message);
+                refusal.param = Some("model");
+                Err(Stop::Refused(refusal, Outcome::ClientError))
+            }
+        }
+    }
+
+    pub(super) fn unknown(&self, api: Option<Api>, what: &str, name: &str) -> Refusal {
+        let names = models::names(&self.fleet, None).join(", ");
+        let shown: String = name.chars().take(100).collect();
+        let message = format!("no {what} named {shown:?}; there is {names}");
+        let mut refusal = Refusal::new(api, ErrorKind::UnknownModel, message);
+        refusal.param = (what == "model").then_some("model");
+        refusal
+    }
+}
+
+/// What none of the endpoint's engines can serve is said before a worker is started for it.
+fn refuse_unservable(api: Api, endpoint: &EndpointFleet, call: &Call) -> Result<(), Stop> {
+    let settings = endpoint.settings();
+    let mut refusal = None;
+    for group in &settings.groups {
+        if !engines::may_refuse(group.engine, api) {
+            return Ok(());
+        }
+        match engines::exchange(group.engine, call, None) {
+            Ok(_) => return Ok(()),
+            Err(error) => refusal = Some(error),
+        }
+    }
+    refusal.map_or(Ok(()), |error| Err(bad_request(api, &error)))
+}
+
+fn shape_of(api: Api, client: ClientKey, call: &Call) -> RequestShape {
+    RequestShape {
+        api,
+        client,
+        streamed: call.streamed,
+        prompt_bytes: call.prompt_bytes,
+        max_new_tokens: call
+            .max_new_tokens
+            .map(|max| max.saturating_mul(call.choices)),
+    }
+}
