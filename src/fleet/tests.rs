@@ -222,6 +222,34 @@ fn workers_tried_by_all_who_wait_do_not_block_the_queue() {
     assert_eq!(endpoint.waiting().requests, 0);
 }
 
+#[test]
+fn who_tried_every_ready_worker_is_told_so_even_when_others_wait() {
+    let endpoint = endpoint(Some(1), 1);
+    let first = assigned(endpoint.admit(&ticket("a"), NOW));
+    let _waiting = held(endpoint.admit(&ticket("b"), NOW));
+    let tried = Ticket {
+        tried: vec![first.worker().id().clone()],
+        ..ticket("a")
+    };
+    assert!(matches!(endpoint.admit(&tried, NOW), Admission::AllTried));
+    assert_eq!(endpoint.waiting().requests, 1);
+}
+
+#[tokio::test]
+async fn removing_an_endpoint_tells_those_who_wait_and_admits_nobody() {
+    let fleet = Fleet::new(&[settings(None, 3)]);
+    let endpoint = fleet.endpoint("e").expect("configured");
+    let mut waiting = held(endpoint.admit(&ticket("a"), NOW));
+    fleet.replace_settings(&[]);
+    assert!(waiting.assigned().await.is_none());
+    assert!(matches!(
+        endpoint.admit(&ticket("a"), NOW),
+        Admission::Closed
+    ));
+    assert_eq!(endpoint.waiting(), WaitingView::default());
+    assert!(fleet.endpoint("e").is_none());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_rushing_requests_are_all_served_within_the_concurrency_of_the_workers() {
     let fleet = Fleet::new(&[settings(Some(3), 10_000)]);
