@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use pingora::proxy::http_proxy_service_with_name;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
@@ -78,12 +79,18 @@ pub fn run(config: Config, source: Option<PathBuf>) -> Result<()> {
         settings.scaler_interval,
     );
     let prober = Prober::new(Arc::clone(&fleet), Arc::clone(&metrics));
+    let token = settings.admin_token.as_ref();
+    let admin_token = Arc::new(ArcSwapOption::from_pointee(
+        token.map(|token| AdminToken::new(token.expose())),
+    ));
     let reloader = reload::Reloader {
         source,
         fleet: Arc::clone(&fleet),
         fixed,
         proxy_settings: Arc::clone(&proxy_settings),
         metrics: Arc::clone(&metrics),
+        admin_token: Arc::clone(&admin_token),
+        one_at_a_time: Mutex::default(),
     };
     let reloader = Arc::new(reloader);
     let control = background::Control {
@@ -98,10 +105,7 @@ pub fn run(config: Config, source: Option<PathBuf>) -> Result<()> {
         fleet: Arc::clone(&fleet),
         metrics: Arc::clone(&metrics),
         decisions,
-        token: settings
-            .admin_token
-            .as_ref()
-            .map(|token| AdminToken::new(token.expose())),
+        token: admin_token,
         reload: Box::new(move || reloader.reload()),
     };
     let gateway = Gateway::new(fleet, metrics, proxy_settings);

@@ -4,6 +4,8 @@ mod fleet_view;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
@@ -22,7 +24,7 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     pub decisions: Arc<DecisionLog>,
     /// Needed by calls that change something; without one they are refused.
-    pub token: Option<AdminToken>,
+    pub token: Arc<ArcSwapOption<AdminToken>>,
     pub reload: Box<dyn Fn() -> ReloadResult + Send + Sync>,
 }
 
@@ -92,7 +94,7 @@ impl Admin {
         authorization: &[u8],
         call: impl FnOnce() -> Response<Vec<u8>>,
     ) -> Response<Vec<u8>> {
-        match &self.token {
+        match &*self.token.load() {
             None => answer(
                 403,
                 TEXT,

@@ -156,6 +156,7 @@ fn address(url: &str) -> Result<SocketAddr, &'static str> {
     (host, port)
         .to_socket_addrs()
         .ok()
-        .and_then(|mut addresses| addresses.next())
+        // Engines commonly listen on IPv4 only, and `localhost` often names ::1 first.
+        .and_then(|addresses| addresses.min_by_key(SocketAddr::is_ipv6))
         .ok_or("the host is not known")
 }

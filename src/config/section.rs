@@ -237,6 +237,10 @@ impl<'n> Section<'n, '_> {
 
     pub(super) fn wrong_type(&self, node: &Node, key: &str, expected: impl Into<String>) {
         let what = match &node.kind {
+            // A secret in the wrong shape is still one.
+            Kind::Text(_) if ["api_keys", "admin_token", "key", "env"].contains(&key) => {
+                format!("{key} is text")
+            }
             Kind::Text(_) => format!("{key} is the text {}", shown(node)),
             other => format!("{key} is {}", other.what()),
         };

@@ -42,8 +42,8 @@ pub enum LedgerError {
     /// The operator's: disk, permissions, path.
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
-    /// No retry helps; what is rented is still found by its labels.
-    #[error("{}: the ledger is damaged ({detail}); restore it, or move it away to begin a new one", path.display())]
+    /// No retry helps. The installation's identity is in the ledger too.
+    #[error("{}: the ledger is damaged ({detail}); restore it, or move it away to begin a new one: what it rented must then be ended by hand", path.display())]
     Damaged { path: PathBuf, detail: String },
     /// Written by a later version.
     #[error("{}: schema {found} is newer than {known}, the newest this version knows", path.display())]

@@ -54,10 +54,10 @@ impl Prober {
             look.tick().await;
             for (endpoint, worker, contact) in self.take_due() {
                 let (client, metrics) = (client.clone(), Arc::clone(&self.metrics));
-                let asking = Arc::clone(&self.asking);
+                let asking = Asking(Arc::clone(&self.asking), worker.id().clone());
                 probes.spawn(async move {
                     probe(&client, &metrics, &endpoint, &worker, &contact).await;
-                    asking.lock().remove(worker.id());
+                    drop(asking);
                 });
             }
             while probes.try_join_next().is_some() {}
@@ -91,9 +91,21 @@ impl Prober {
     }
 }
 
+/// Removes its worker from those being asked, however the probe ends.
+struct Asking(Arc<Mutex<HashSet<WorkerId>>>, WorkerId);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
 fn interval(worker: &Worker, times: &TimeLimits) -> Option<Duration> {
     match worker.phase().0 {
-        WorkerPhase::Starting => Some(STARTING_INTERVAL.min(times.probe_interval)),
+        // The first failure may be one broken connection: asked again at once, it costs nothing.
+        WorkerPhase::Starting | WorkerPhase::Unhealthy { failed_probes: 1 } => {
+            Some(STARTING_INTERVAL.min(times.probe_interval))
+        }
         WorkerPhase::Ready if !worker.takes_requests() => Some(STARTING_INTERVAL),
         WorkerPhase::Ready | WorkerPhase::Unhealthy { .. } | WorkerPhase::Draining { .. } => {
             Some(times.probe_interval)

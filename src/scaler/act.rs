@@ -158,7 +158,7 @@ impl Scaler {
             let result = tokio::time::timeout(CALL_TIMEOUT, future)
                 .await
                 .unwrap_or_else(|_| Err(MarketError::Unavailable("timed out".into())));
-            calls.settled(worker.id(), now());
+            calls.settled(worker.id(), now(), call == "destroy");
             let outcome = if result.is_ok() { "ok" } else { "failed" };
             metrics
                 .market_calls

@@ -8,29 +8,29 @@ use crate::domain::{
     Instance, InstanceState, MarketKind, Rental, Timestamp, UsdPerHour, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, WorkerSpec};
+use crate::ledger::LedgerError;
 use crate::market::Market;
 use crate::telemetry::now;
 
 impl Scaler {
     /// Every rental the ledger holds open becomes a worker again; the markets will say what is true of it.
-    pub(super) fn recover(&self, at: Timestamp) {
-        let rentals = match self.ledger.open_rentals() {
-            Ok(rentals) => rentals,
-            Err(error) => {
-                tracing::error!(%error, "ledger could not be read: nothing is adopted from it");
-                return;
-            }
-        };
+    /// Until this has succeeded nothing may be listed: what no worker stands for would be ended.
+    pub(super) async fn recover(&self, at: Timestamp) -> Result<(), LedgerError> {
+        let rentals = self.ledger.open_rentals()?;
+        // An unreachable market is no reason to wait: its next listing tells the same later.
+        let listed = self.markets.local.instances().await.unwrap_or_default();
         for rental in rentals {
-            match self.fleet.endpoint(rental.endpoint.as_str()) {
-                Some(endpoint) => self.recover_rental(&endpoint, &rental, at),
+            let endpoint = self.fleet.endpoint(rental.endpoint.as_str());
+            match endpoint.filter(|endpoint| self.is_rented(endpoint)) {
+                Some(endpoint) => self.recover_rental(&endpoint, &rental, &listed, at),
                 // If a machine of it still exists, the listing shows it and it is destroyed.
                 None => tracing::warn!(
                     worker = %rental.worker, endpoint = %rental.endpoint,
-                    "open rental of an endpoint that is not configured"
+                    "open rental of an endpoint that is not configured, or rents nothing now"
                 ),
             }
         }
+        Ok(())
     }
 
     /// After a market was told to end everything: closes the ledger's lines of what it no longer lists.
@@ -59,7 +59,13 @@ impl Scaler {
         }
     }
 
-    fn recover_rental(&self, endpoint: &Arc<EndpointFleet>, rental: &Rental, at: Timestamp) {
+    fn recover_rental(
+        &self,
+        endpoint: &Arc<EndpointFleet>,
+        rental: &Rental,
+        listed: &[Instance],
+        at: Timestamp,
+    ) {
         let settings = endpoint.settings();
         let group = settings
             .group(&rental.group)
@@ -67,7 +73,15 @@ impl Scaler {
         let Some(group) = group else { return };
         let mut spec = WorkerSpec::new(rental.worker.clone(), group);
         spec.group = rental.group.clone();
-        let worker = endpoint.add_worker(spec, WorkerPhase::Starting, rental.usd_per_hour, at);
+        let stopped = listed.iter().any(|instance| {
+            instance.label.worker == rental.worker && instance.state == InstanceState::Stopped
+        });
+        let phase = if stopped {
+            WorkerPhase::Stopped
+        } else {
+            WorkerPhase::Starting
+        };
+        let worker = endpoint.add_worker(spec, phase, rental.usd_per_hour, at);
         worker.set_last_reason("found again after a restart");
         if let Some(instance) = &rental.instance {
             worker.set_instance(instance.clone());

@@ -11,12 +11,10 @@ pub(super) struct Calls(Mutex<HashMap<WorkerId, Call>>);
 
 #[derive(Clone, Copy)]
 enum Call {
-    UnderWay,
+    /// With what was counted before it.
+    UnderWay { missing: u32 },
     /// When the last one returned, and how many later listings did not hold the worker.
-    Settled {
-        at: Timestamp,
-        missing: u32,
-    },
+    Settled { at: Timestamp, missing: u32 },
 }
 
 /// A worker is missing when this many listings in a row, all begun after the last call, do not hold it.
@@ -26,17 +24,23 @@ impl Calls {
     /// False when one is under way already: a worker has at most one call at a time.
     pub(super) fn begin(&self, worker: &WorkerId) -> bool {
         let mut calls = self.0.lock();
-        if matches!(calls.get(worker), Some(Call::UnderWay)) {
-            return false;
-        }
-        calls.insert(worker.clone(), Call::UnderWay);
+        let missing = match calls.get(worker) {
+            Some(Call::UnderWay { .. }) => return false,
+            Some(Call::Settled { missing, .. }) => *missing,
+            None => 0,
+        };
+        calls.insert(worker.clone(), Call::UnderWay { missing });
         true
     }
 
-    pub(super) fn settled(&self, worker: &WorkerId, at: Timestamp) {
-        self.0
-            .lock()
-            .insert(worker.clone(), Call::Settled { at, missing: 0 });
+    /// A destroy that is repeated must not make an absent worker look new: `keep_missing`.
+    pub(super) fn settled(&self, worker: &WorkerId, at: Timestamp, keep_missing: bool) {
+        let mut calls = self.0.lock();
+        let missing = match calls.get(worker) {
+            Some(Call::UnderWay { missing }) if keep_missing => *missing,
+            _ => 0,
+        };
+        calls.insert(worker.clone(), Call::Settled { at, missing });
     }
 
     pub(super) fn forget(&self, worker: &WorkerId) {
@@ -46,7 +50,7 @@ impl Calls {
     /// May a listing begun at `listed_at` speak about this worker?
     pub(super) fn is_news(&self, worker: &WorkerId, listed_at: Timestamp) -> bool {
         match self.0.lock().get(worker) {
-            Some(Call::UnderWay) => false,
+            Some(Call::UnderWay { .. }) => false,
             Some(Call::Settled { at, .. }) => listed_at >= *at,
             None => true,
         }
@@ -65,7 +69,7 @@ impl Calls {
             .entry(worker.clone())
             .or_insert(Call::Settled { at, missing: 0 });
         match call {
-            Call::UnderWay => false,
+            Call::UnderWay { .. } => false,
             Call::Settled { missing, .. } => {
                 *missing += 1;
                 *missing >= LISTINGS_UNTIL_MISSING

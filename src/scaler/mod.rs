@@ -26,6 +26,7 @@ use memory::EndpointMemory;
 /// Events may ask for ticks at most this often.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
 
+const LEDGER_RETRY: Duration = Duration::from_secs(2);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The markets there are, by kind.
@@ -89,7 +90,10 @@ impl Scaler {
 
     /// Ticks until dropped: at each interval, and at once when the fleet or a market has news.
     pub async fn run(&self) {
-        self.recover(now());
+        while let Err(error) = self.recover(now()).await {
+            tracing::error!(%error, "the ledger cannot be read: nothing is rented or ended until it can");
+            tokio::time::sleep(LEDGER_RETRY).await;
+        }
         let mut interval = tokio::time::interval(self.interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -80,6 +80,12 @@ impl Scaler {
             return;
         }
         self.calls.seen(worker.id());
+        let phase = worker.phase().0;
+        let given_up = phase.is_ending() || matches!(phase, WorkerPhase::Draining { .. });
+        if given_up && !self.is_rented(endpoint) && !endpoint.is_removed() {
+            // A given worker that is still listed is wanted; health alone decides when it serves again.
+            worker.set_phase(WorkerPhase::Starting, now());
+        }
         worker.set_instance(instance.id.clone());
         worker.set_price(instance.usd_per_hour);
         worker.set_address(instance.address);

@@ -237,6 +237,8 @@ impl FleetGauges {
             &self.ready_tokens_per_second,
             &self.usd_per_hour,
             &self.worker_tokens_per_second,
+            &self.predicted_load_tokens_per_second,
+            &self.wanted_tokens_per_second,
         ] {
             gauge.reset();
         }

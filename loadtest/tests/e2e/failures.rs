@@ -104,12 +104,13 @@ async fn a_given_worker_that_dies_and_returns_is_used_again() {
     };
     let worker = fake_worker(law.clone()).await;
     let address = worker.address();
-    let gateway = fixed_gateway(&[&worker], "").await;
+    let gateway = fixed_gateway(&[&worker], "timeouts: {unresponsive: 0.3}").await;
     let url = format!("{}/generate", gateway.base_url);
     assert_eq!(post_json(&url, &generate(3)).await.0, 200);
     drop(worker);
-    wait_fleet(&gateway, "health decides", |fleet| {
-        phases(fleet) != ["ready"]
+    // Longer than a rented one would be kept.
+    wait_fleet(&gateway, "it is given up", |fleet| {
+        phases(fleet) == ["failed"] || phases(fleet) == ["starting"]
     })
     .await;
     let held = tokio::spawn(async move { post_json(&url, &generate(3)).await.0 });
