@@ -20,6 +20,9 @@ impl ShutdownSignalWatch for Signals {
         tracing::info!("finishing what is in flight; a second signal ends at once");
         tokio::spawn(async move {
             either(&mut interrupt, &mut terminate).await;
+            tracing::warn!(
+                "ended at once; local workers may be left running, the next start finds them"
+            );
             std::process::exit(130);
         });
         ShutdownSignal::GracefulTerminate

@@ -11,7 +11,7 @@ use super::admit::worker_for;
 use super::client::{ClientLeft, while_connected};
 use super::forward::{SendError, Upstream, send};
 use super::meter::AnswerMeter;
-use super::relay::{ANSWER_BYTES_MAX, Relay, RelayError};
+use super::relay::{ANSWER_BYTES_MAX, Relay, RelayError, in_words};
 use super::stop::{Stop, bad_request, not_admitted, upstream_stop};
 use super::understand::Request;
 use crate::domain::{EngineKind, WorkerId};
@@ -136,7 +136,7 @@ impl Gateway {
             Ok(upstream) => upstream,
             Err(SendError::ClientLeft) => return Attempt::Over(Stop::ClientLeft),
             Err(SendError::Failed(failure, error)) => {
-                let stop = upstream_stop(request.api, failure, error.etype().as_str());
+                let stop = upstream_stop(request.api, failure, &in_words(&error));
                 return Attempt::Failed(failure, stop);
             }
         };
@@ -200,7 +200,7 @@ impl Gateway {
                 Attempt::Failed(failure, upstream_stop(request.api, failure, &why))
             }
             Err(RelayError::CutShort { ending, why }) => {
-                tracing::warn!(endpoint = %request.endpoint.name, why, "stream cut short");
+                tracing::warn!(endpoint = %request.endpoint.name, worker = %meter.worker(), why, "stream cut short");
                 upstream.abort().await;
                 self.settle(request, meter, &ending);
                 Attempt::Over(Stop::CutShort)

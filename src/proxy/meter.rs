@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::domain::WorkerId;
 use crate::fleet::{EndpointFleet, Worker};
 use crate::telemetry::Metrics;
 
@@ -72,6 +73,10 @@ impl AnswerMeter {
             }
         }
         self.stalled = false;
+    }
+
+    pub(super) fn worker(&self) -> &WorkerId {
+        self.worker.id()
     }
 
     pub(super) fn written(&mut self, took: Duration) {

@@ -95,7 +95,7 @@ impl Relay<'_> {
                 },
                 Ok(None) => (AttemptFailure::Broken, "the stream ended early".to_owned()),
                 Err(error) if !begun => return Err(nothing_sent(&error)),
-                Err(error) => (AttemptFailure::Broken, error.etype().as_str().to_owned()),
+                Err(error) => (AttemptFailure::Broken, in_words(&error)),
             };
             let ending = reader.finish();
             if !begun && !ending.complete {
@@ -186,7 +186,23 @@ fn nothing_sent(error: &pingora::Error) -> RelayError {
         pingora::ErrorType::ReadTimedout => AttemptFailure::TimedOut,
         _ => AttemptFailure::Broken,
     };
-    RelayError::NothingSent(failure, error.etype().as_str().to_owned())
+    RelayError::NothingSent(failure, in_words(error))
+}
+
+/// What broke, for clients and logs.
+pub(super) fn in_words(error: &pingora::Error) -> String {
+    use pingora::ErrorType as E;
+    match error.etype() {
+        E::ConnectionClosed => "the worker closed the connection".to_owned(),
+        E::ReadTimedout => "the worker was silent for too long".to_owned(),
+        E::WriteTimedout => "the worker did not read the request".to_owned(),
+        E::ConnectTimedout => "the worker could not be reached in time".to_owned(),
+        E::ConnectRefused | E::ConnectNoRoute | E::ConnectError => {
+            "the worker could not be reached".to_owned()
+        }
+        E::ReadError | E::WriteError => "the connection to the worker broke".to_owned(),
+        other => other.as_str().to_owned(),
+    }
 }
 
 /// Longest the gateway waits for a client that does not read.

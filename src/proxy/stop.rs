@@ -90,7 +90,7 @@ pub(super) fn upstream_stop(api: Api, failure: AttemptFailure, why: &str) -> Sto
         AttemptFailure::TimedOut => ErrorKind::UpstreamTimeout,
         _ => ErrorKind::UpstreamFailed,
     };
-    let message = format!("the worker did not answer: {why}");
+    let message = format!("no answer: {why}");
     Stop::Refused(
         Refusal::new(Some(api), kind, message),
         Outcome::UpstreamFailed,

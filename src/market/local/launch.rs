@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -87,6 +87,27 @@ fn is_inherited(name: &OsStr) -> bool {
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
     })
+}
+
+/// The end of a worker's log, on one line.
+pub(super) fn last_words(log: &Path) -> String {
+    const BYTES_MAX: u64 = 600;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(io::SeekFrom::Start(length.saturating_sub(BYTES_MAX)))?;
+        let mut end = Vec::new();
+        file.take(BYTES_MAX).read_to_end(&mut end)?;
+        Ok(end)
+    };
+    let end = read().unwrap_or_default();
+    let lines: Vec<_> = end.split(|byte| *byte == b'\n').collect();
+    let last = &lines[lines.len().saturating_sub(6)..];
+    let words: Vec<_> = last
+        .iter()
+        .map(|line| String::from_utf8_lossy(line))
+        .collect();
+    words.join(" | ").trim_end_matches(" | ").to_owned()
 }
 
 fn open_log(path: &Path) -> io::Result<std::fs::File> {

@@ -73,8 +73,10 @@ impl LocalMarket {
 
     /// The process is gone without an order of ours.
     fn ended_by_itself(&self, id: &InstanceId, order: u64, mark: ProcessMark) {
+        let mut unasked = false;
         let ended = |entry: &mut super::Entry| {
             if entry.order == order && entry.record.process == Some(mark) {
+                unasked = true;
                 processes::kill_rest_of_group(mark.pid);
                 entry.record.state = InstanceState::Exited;
                 entry.record.process = None;
@@ -82,6 +84,11 @@ impl LocalMarket {
         };
         // Not found: destroyed meanwhile.
         let _ = self.change(id, ended);
+        if unasked {
+            // Its directory goes when it is destroyed; this is what is left to tell the cause.
+            let said = launch::last_words(&record::log_path(&self.settings.dir, id));
+            tracing::warn!(instance = %id, said, "worker's process ended by itself");
+        }
     }
 
     /// Once: watches the processes that were found running, and stops those that should not run.
