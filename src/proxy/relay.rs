@@ -101,7 +101,7 @@ impl Relay<'_> {
             if !begun && !ending.complete {
                 return Err(RelayError::NothingSent(failure, why));
             }
-            return self.end(session, ending, why).await;
+            return self.end(session, begun, ending, why).await;
         }
     }
 
@@ -162,10 +162,10 @@ impl Relay<'_> {
     async fn end(
         &mut self,
         session: &mut Session,
+        mut begun: bool,
         mut ending: Ending,
         why: String,
     ) -> Result<Ending, RelayError> {
-        let mut begun = session.response_written().is_some();
         let tail = ending.tail.take();
         if ending.complete {
             self.close(session, &mut begun, tail).await?;

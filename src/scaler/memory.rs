@@ -1,21 +1,16 @@
 //! What the scaler remembers of an endpoint between ticks, and the inputs it makes for the plan.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::domain::{GroupName, Timestamp, TokensPerSecond, WorkerPhase};
 use crate::fleet::EndpointFleet;
 use crate::policy::scaling::{GroupSupply, ScalingInputs, ScalingMemory};
-
-/// How often the speeds of groups are looked at.
-const SPEED_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct EndpointMemory {
     pub(super) scaling: ScalingMemory,
     /// Last seen mean speed of each group's workers.
     speeds: BTreeMap<GroupName, TokensPerSecond>,
-    speeds_at: Timestamp,
     spending_at: Option<Timestamp>,
 }
 
@@ -26,10 +21,7 @@ impl EndpointMemory {
         mut groups: Vec<GroupSupply>,
         at: Timestamp,
     ) -> ScalingInputs {
-        if at.since(self.speeds_at) >= SPEED_INTERVAL {
-            self.speeds_at = at;
-            self.learn_speeds(endpoint);
-        }
+        self.learn_speeds(endpoint);
         for supply in &mut groups {
             if let Some(speed) = self.speeds.get(&supply.group) {
                 supply.speed = *speed;

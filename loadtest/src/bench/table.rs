@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::load::Case;
 
@@ -88,11 +88,7 @@ impl Table {
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        std::fs::write(path, self.document())
-            .with_context(|| format!("cannot write {}", path.display()))
+        crate::harness::write_document(path, &self.document())
     }
 
     fn document(&self) -> String {

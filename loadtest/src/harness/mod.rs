@@ -99,6 +99,14 @@ pub fn http_client() -> Result<reqwest::Client> {
         .context("cannot make an HTTP client")
 }
 
+/// Writes a result's document, its folder too if need be.
+pub fn write_document(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// What the program says to `--version`.
 pub fn version_of(program: &Path) -> Result<String> {
     let output = std::process::Command::new(program)

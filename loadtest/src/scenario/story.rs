@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::harness::FleetSample;
 use crate::replay::{PhaseReport, ReplayReport};
@@ -82,11 +82,7 @@ impl Story {
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        std::fs::write(path, self.document())
-            .with_context(|| format!("cannot write {}", path.display()))
+        crate::harness::write_document(path, &self.document())
     }
 
     fn document(&self) -> String {
