@@ -27,7 +27,7 @@ use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
 use crate::probe::Prober;
 use crate::proxy::{AcceptedKey, Gateway, KeyRing, ProxySettings};
 use crate::scaler::{Markets, Scaler};
-use crate::telemetry::{DecisionLog, Metrics, now};
+use crate::telemetry::{AccessLog, DecisionLog, Metrics, now};
 
 /// Time for workers to be ended after the last request, on top of the grace period.
 const ENDING_TIME: Duration = Duration::from_secs(12);
@@ -108,7 +108,8 @@ pub fn run(config: Config, source: Option<PathBuf>) -> Result<()> {
         token: admin_token,
         reload: Box::new(move || reloader.reload()),
     };
-    let gateway = Gateway::new(fleet, metrics, proxy_settings);
+    let access_log = Arc::new(AccessLog::default());
+    let gateway = Gateway::new(fleet, metrics, proxy_settings, access_log);
     serve(&settings, gateway, admin, control);
     Ok(())
 }

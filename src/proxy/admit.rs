@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pingora::proxy::Session;
 
 use super::client::{ClientLeft, while_connected};
+use super::record::Record;
 use crate::fleet::{Admission, Claim, EndpointFleet, Held, Ticket};
 use crate::telemetry::{Metrics, now};
 
@@ -34,6 +35,7 @@ pub(super) async fn worker_for(
     ticket: &Ticket,
     deadline: Instant,
     metrics: &Metrics,
+    record: &Record,
 ) -> Result<Claim, NotAdmitted> {
     match endpoint.admit(ticket, now()) {
         Admission::Assigned(claim) => Ok(claim),
@@ -49,6 +51,7 @@ pub(super) async fn worker_for(
         Admission::Held(held) => {
             let began = Instant::now();
             let result = wait(session, endpoint, held, deadline).await;
+            record.waited(began.elapsed());
             metrics
                 .waiting_seconds
                 .with_label_values(&[endpoint.name.as_str()])

@@ -52,6 +52,7 @@ impl Gateway {
                 &ticket,
                 deadline,
                 &self.metrics,
+                &request.record,
             )
             .await
             {
@@ -100,6 +101,7 @@ impl Gateway {
         claim: &mut Claim,
     ) -> Attempt {
         let worker = Arc::clone(claim.worker());
+        request.record.worker(worker.id());
         let Some(contact) = worker.contact() else {
             let stop = upstream_stop(
                 request.api,
@@ -121,6 +123,7 @@ impl Gateway {
             &worker,
             request.call.streamed,
             request.received_at,
+            &request.record,
         );
         let traceparent = request.traceparent.clone();
         let sent = send(
@@ -214,6 +217,7 @@ impl Gateway {
         let endpoint = &request.endpoint;
         let output = ending.output_tokens;
         meter.finished(ending.prompt_tokens, output);
+        request.record.counted(ending.prompt_tokens, output);
         let prompt = ending
             .prompt_tokens
             .map_or(request.predicted.prompt_tokens, f64::from);

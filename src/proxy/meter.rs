@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::record::Record;
 use crate::domain::WorkerId;
 use crate::fleet::{EndpointFleet, Worker};
 use crate::telemetry::Metrics;
@@ -14,6 +15,7 @@ const STALL: Duration = Duration::from_millis(20);
 
 pub(super) struct AnswerMeter {
     worker: Arc<Worker>,
+    record: Record,
     inter_token: prometheus::Histogram,
     ttft: prometheus::Histogram,
     received_at: Instant,
@@ -32,6 +34,7 @@ impl AnswerMeter {
         worker: &Arc<Worker>,
         streamed: bool,
         received_at: Instant,
+        record: &Record,
     ) -> Self {
         let name = endpoint.name.as_str();
         if !streamed {
@@ -39,6 +42,7 @@ impl AnswerMeter {
         }
         Self {
             worker: Arc::clone(worker),
+            record: record.clone(),
             inter_token: metrics.inter_token_seconds.with_label_values(&[name]),
             ttft: metrics.ttft_seconds.with_label_values(&[name]),
             received_at,
@@ -57,6 +61,7 @@ impl AnswerMeter {
         }
         self.tokens += tokens;
         self.worker.meter.output(tokens);
+        self.record.token(at);
         match self.last.replace(at) {
             None => {
                 self.ttft.observe((at - self.received_at).as_secs_f64());

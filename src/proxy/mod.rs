@@ -5,9 +5,11 @@ mod attempt;
 mod authorize;
 mod client;
 mod forward;
+mod gaps;
 mod meter;
 mod models;
 mod read_request;
+mod record;
 mod relay;
 mod respond;
 mod route;
@@ -27,7 +29,8 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 
 use crate::fleet::Fleet;
-use crate::telemetry::Metrics;
+use crate::telemetry::{AccessLog, Metrics};
+use record::Record;
 
 pub use authorize::{AcceptedKey, KeyRing};
 
@@ -43,6 +46,7 @@ pub struct Gateway {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     settings: Arc<ArcSwap<ProxySettings>>,
+    access_log: Arc<AccessLog>,
     connector: Connector,
 }
 
@@ -51,29 +55,40 @@ impl Gateway {
         fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
         settings: Arc<ArcSwap<ProxySettings>>,
+        access_log: Arc<AccessLog>,
     ) -> Self {
         Self {
             fleet,
             metrics,
             settings,
+            access_log,
             connector: Connector::new(None),
         }
     }
 }
 
+/// What lives as long as one request.
+pub struct Context {
+    record: Record,
+}
+
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = ();
+    type CTX = Context;
 
-    fn new_ctx(&self) {}
+    fn new_ctx(&self) -> Context {
+        Context {
+            record: Record::new(&self.access_log),
+        }
+    }
 
     /// Every route is answered here: the body must be read before a worker can be chosen, and
     /// Pingora's own phases keep no body over 64 KiB for that.
-    async fn request_filter(&self, session: &mut Session, _ctx: &mut ()) -> Result<bool> {
-        self.serve(session).await.map(|()| true)
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        self.serve(session, &ctx.record).await.map(|()| true)
     }
 
-    async fn upstream_peer(&self, _: &mut Session, _: &mut ()) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _: &mut Session, _: &mut Context) -> Result<Box<HttpPeer>> {
         Err(Error::explain(
             ErrorType::InternalError,
             "no route leads through Pingora's upstream phase",
@@ -81,7 +96,12 @@ impl ProxyHttp for Gateway {
     }
 
     /// Errors reach this only when the client is gone or its connection broke: there is nobody to answer.
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, _: &mut ()) -> FailToProxy {
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        _: &mut Context,
+    ) -> FailToProxy {
         let mut error_code = 0;
         if error.etype() == &ErrorType::InternalError && session.response_written().is_none() {
             error_code = 500;
@@ -96,7 +116,11 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    fn suppress_error_log(&self, _: &Session, _: &(), _: &Error) -> bool {
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Context) {
+        ctx.record.ended(session);
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
         true
     }
 }

@@ -8,6 +8,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::authorize::client_of;
+use super::record::Record;
 use super::relay::CLIENT_WRITE_TIMEOUT;
 use super::respond::{self, Refusal};
 use super::route::{Route, classify};
@@ -21,14 +22,21 @@ use crate::engines::ErrorKind;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Gateway {
-    pub(super) async fn serve(&self, session: &mut Session) -> pingora::Result<()> {
+    pub(super) async fn serve(
+        &self,
+        session: &mut Session,
+        record: &Record,
+    ) -> pingora::Result<()> {
         let client = &mut session.downstream_session;
         client.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         client.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        record.head(session);
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         match classify(&method, &path, |name| self.fleet.endpoint(name).is_some()) {
-            Route::Generation { api, endpoint } => self.generation(session, api, endpoint).await,
+            Route::Generation { api, endpoint } => {
+                self.generation(session, record, api, endpoint).await
+            }
             Route::Models { endpoint } => self.models(session, endpoint).await,
             Route::Health => {
                 respond::json(session, 200, Bytes::from_static(b"{\"status\":\"ok\"}")).await
@@ -66,12 +74,14 @@ impl Gateway {
     async fn generation(
         &self,
         session: &mut Session,
+        record: &Record,
         api: Api,
         endpoint: Option<&str>,
     ) -> pingora::Result<()> {
         let began = Instant::now();
+        record.route(api.as_str());
         let _under_way = self.fleet.request_under_way();
-        let (name, result) = match self.understand(session, api, endpoint).await {
+        let (name, result) = match self.understand(session, record, api, endpoint).await {
             Ok(request) => {
                 let name = request.endpoint.name.clone();
                 let result = self.answer(session, &request).await;
@@ -96,6 +106,7 @@ impl Gateway {
             Err(Stop::CutShort) => (Outcome::CutShort, Ok(())),
             Err(Stop::ClientLeft) => (Outcome::ClientLeft, Err(client_left())),
         };
+        record.outcome(outcome.as_str(), None);
         self.count(name.as_ref(), api, outcome, began);
         end
     }

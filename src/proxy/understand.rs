@@ -9,6 +9,7 @@ use pingora::proxy::Session;
 
 use super::authorize::client_of;
 use super::read_request::read_body;
+use super::record::Record;
 use super::respond::Refusal;
 use super::stop::{Outcome, Stop, bad_request, body_stop, unauthorized};
 use super::{Gateway, models};
@@ -26,6 +27,7 @@ pub(super) struct Request {
     pub(super) shape: RequestShape,
     pub(super) predicted: PredictedCost,
     pub(super) received_at: Instant,
+    pub(super) record: Record,
     pub(super) traceparent: Option<Bytes>,
     /// What it really cost is counted.
     pub(super) settled: AtomicBool,
@@ -36,12 +38,14 @@ impl Gateway {
     pub(super) async fn understand(
         &self,
         session: &mut Session,
+        record: &Record,
         api: Api,
         endpoint: Option<&str>,
     ) -> Result<Request, Stop> {
         let settings = self.settings.load_full();
         let client = client_of(session, &settings.keys)
             .map_err(|_| Stop::Refused(unauthorized(Some(api)), Outcome::ClientError))?;
+        record.key(&client);
         let body = read_body(session, &settings)
             .await
             .map_err(|error| body_stop(api, error))?;
@@ -57,11 +61,13 @@ impl Gateway {
             )
         })?;
         let endpoint = self.find_endpoint(api, endpoint, &body)?;
+        record.endpoint(&endpoint.name);
         let limits = endpoint.settings().limits.clone();
         let call = read_call(api, body, &limits).map_err(|error| bad_request(api, &error))?;
         refuse_unservable(api, &endpoint, &call)?;
         let shape = shape_of(api, client, &call);
         let predicted = endpoint.predict(&shape);
+        record.asked(&shape, &predicted);
         endpoint.arrived(&predicted, now());
         let traceparent = session
             .get_header("traceparent")
@@ -74,6 +80,7 @@ impl Gateway {
             shape,
             predicted,
             received_at: Instant::now(),
+            record: record.clone(),
             traceparent,
             settled: AtomicBool::new(false),
         })
