@@ -1,7 +1,7 @@
 //! Each fault does what it says, by header, body and standing order.
 
 use futures_util::StreamExt;
-use loadtest::fakes::worker::{SpeedLaw, Worker};
+use loadtest::fakes::worker::{Settings, SpeedLaw, Worker};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -50,6 +50,61 @@ async fn closing_early_ends_a_proper_body_without_its_final_event() {
         .await
         .unwrap();
     assert!(serde_json::from_str::<Value>(&text).is_err(), "{text}");
+}
+
+#[tokio::test]
+async fn a_cut_event_is_begun_and_the_connection_breaks() {
+    let worker = start_at(SpeedLaw::TINY).await;
+    let (text, end) = raw(&worker, "cut-event=4").await;
+    assert_eq!(text.matches("\"token\"").count(), 5, "{text}");
+    assert_eq!(text.matches("\n\n").count(), 4, "{text}");
+    assert!(!text.ends_with("0\r\n\r\n") && end.is_ok());
+}
+
+#[tokio::test]
+async fn a_garbage_event_is_no_json_and_the_last_one() {
+    let worker = start_at(SpeedLaw::TINY).await;
+    for (path, body) in streams_with("garbage=6") {
+        let streamed = stream(&worker.url(), path, &body).await;
+        assert!(!streamed.broken && !streamed.is_done(), "{path}");
+        assert_eq!(streamed.tokens(), 6, "{path}");
+        let last = streamed.events.last().unwrap();
+        assert!(last.as_str().unwrap().starts_with("{\"choices\""), "{last}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_final_event_may_be_left_out() {
+    let worker = start_at(SpeedLaw::TINY).await;
+    for (path, body) in streams_with("no-final-event") {
+        let whole = stream(&worker.url(), path, &without_fault(body.clone())).await;
+        let streamed = stream(&worker.url(), path, &body).await;
+        assert!(!streamed.broken && !streamed.is_done(), "{path}");
+        assert_eq!(streamed.events.len() + 1, whole.events.len(), "{path}");
+    }
+}
+
+fn without_fault(mut body: Value) -> Value {
+    body["user"] = Value::Null;
+    body["parameters"]["user"] = Value::Null;
+    body
+}
+
+#[tokio::test]
+async fn a_named_fault_strikes_once_whichever_worker_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        once_dir: Some(folder.path().to_owned()),
+        ..Settings::default()
+    };
+    let (first, second) = (start(settings.clone()).await, start(settings).await);
+    let body = &streams_with("die-mid-stream=5#a, close-early=7#b")[0].1;
+    let mut tokens = Vec::new();
+    for worker in [&first, &second, &first] {
+        let streamed = stream(&worker.url(), "/generate_stream", body).await;
+        tokens.push(streamed.tokens());
+    }
+    assert_eq!(tokens, [5, 7, 20]);
 }
 
 #[tokio::test]

@@ -66,6 +66,30 @@ async fn the_exit_fault_ends_the_process_in_the_middle_of_everybodys_answer() {
 }
 
 #[tokio::test]
+async fn the_freeze_fault_stops_the_process_until_it_is_let_go_on() {
+    let program = Program::start();
+    let mut body = generate("Hi", 20);
+    body["user"] = json!("fault:freeze=3");
+    let url = program.url.clone();
+    let answer = tokio::spawn(async move { stream(&url, "/generate_stream", &body).await });
+    let deadline = Instant::now() + DEADLINE;
+    while !is_stopped(program.child.id()) {
+        assert!(Instant::now() < deadline, "it never stops");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    kill_process(Pid::from_child(&program.child), Signal::CONT).unwrap();
+    let streamed = answer.await.unwrap();
+    assert!(streamed.is_done());
+    assert_eq!(streamed.tokens(), 20);
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let state = stat.rsplit(") ").next().unwrap();
+    state.starts_with('T')
+}
+
+#[tokio::test]
 async fn a_termination_signal_ends_the_program_at_once_without_complaint() {
     let mut program = Program::start();
     let _stream = post(&program.url, "/generate_stream", &generate("Hi", 100_000)).await;

@@ -41,7 +41,9 @@ impl<D: Dialect> Answer<D> {
     pub async fn respond(mut self, streamed: bool) -> Response {
         if self.strike() == Strike::BeforeHeader {
             let _ = self.misbehave().await;
-            return never_sent();
+            if self.fault.is_some() {
+                return never_sent();
+            }
         }
         if streamed {
             self.respond_in_events()
@@ -54,6 +56,7 @@ impl<D: Dialect> Answer<D> {
         let events = Events {
             answer: self,
             sent: 0,
+            spoilt: false,
             over: false,
         };
         let frames = futures_util::stream::unfold(events, |mut events| async {
@@ -78,10 +81,14 @@ impl<D: Dialect> Answer<D> {
         }
         let mut body = self.dialect.whole(&self.script);
         match (self.strike(), self.fault) {
-            (Strike::AfterTokens(_), Some(Fault::CloseEarly(_))) => body.truncate(body.len() / 2),
+            (Strike::AfterTokens(_), Some(Fault::CloseEarly(_) | Fault::Garbage(_))) => {
+                body.truncate(body.len() / 2);
+            }
             (Strike::AfterTokens(_), _) => {
                 let _ = self.misbehave().await;
-                return never_sent();
+                if self.fault.is_some() {
+                    return never_sent();
+                }
             }
             _ => {}
         }
@@ -98,7 +105,22 @@ impl<D: Dialect> Answer<D> {
                 flush().await;
                 std::process::exit(1)
             }
-            Some(Fault::CloseEarly(_) | Fault::Slow(_) | Fault::Status(_)) | None => Ok(()),
+            Some(Fault::Freeze(_)) => {
+                flush().await;
+                freeze();
+                // Whoever let the process go on finds it healthy.
+                self.fault = None;
+                Ok(())
+            }
+            Some(Fault::CutEvent(_)) => Err(self.breaker.close().await),
+            Some(
+                Fault::CloseEarly(_)
+                | Fault::Garbage(_)
+                | Fault::NoFinalEvent
+                | Fault::Slow(_)
+                | Fault::Status(_),
+            )
+            | None => Ok(()),
         }
     }
 }
@@ -108,10 +130,19 @@ fn never_sent() -> Response {
     StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }
 
+/// Stops this process until it gets SIGCONT.
+fn freeze() {
+    use rustix::process::{Signal, getpid, kill_process};
+    // A process may always signal itself.
+    let _ = kill_process(getpid(), Signal::STOP);
+}
+
 /// A streamed answer in progress.
 struct Events<D> {
     answer: Answer<D>,
     sent: u32,
+    /// What a fault puts in place of the next event was sent.
+    spoilt: bool,
     over: bool,
 }
 
@@ -120,8 +151,15 @@ impl<D: Dialect> Events<D> {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         while !self.over {
             if self.answer.strike() == Strike::AfterTokens(self.sent) {
-                self.over = true;
-                return self.answer.misbehave().await.err().map(Err);
+                let spoilt = self.spoil();
+                if !spoilt.is_empty() {
+                    return Some(Ok(spoilt));
+                }
+                let broken = self.answer.misbehave().await.err();
+                if self.answer.fault.is_some() {
+                    self.over = true;
+                    return broken.map(Err);
+                }
             }
             let Ok(emitted) = self.answer.ticket.more_than(self.sent).await else {
                 self.over = true;
@@ -133,6 +171,34 @@ impl<D: Dialect> Events<D> {
             }
         }
         None
+    }
+
+    /// The bytes that a fault puts in place of the next event; empty the second time.
+    fn spoil(&mut self) -> Bytes {
+        if std::mem::replace(&mut self.spoilt, true) {
+            return Bytes::new();
+        }
+        match self.answer.fault {
+            Some(Fault::Garbage(_)) => Bytes::from_static(b"data: {\"choices\": [{\"te\n\n"),
+            Some(Fault::CutEvent(_)) => Bytes::from(half(self.next_event().into_bytes())),
+            _ => Bytes::new(),
+        }
+    }
+
+    fn next_event(&self) -> String {
+        let Answer {
+            dialect, script, ..
+        } = &self.answer;
+        let mut event = String::new();
+        if self.sent == 0 {
+            dialect.opening(script, &mut event);
+        }
+        if self.sent < script.length() {
+            dialect.token(script, self.sent as usize, &mut event);
+        } else {
+            dialect.closing(script, &mut event);
+        }
+        event
     }
 
     fn write_up_to(&mut self, emitted: u32) -> String {
@@ -155,7 +221,17 @@ impl<D: Dialect> Events<D> {
         if upto == script.length() && strike != Strike::AfterTokens(upto) {
             dialect.closing(script, &mut events);
             self.over = true;
+            if self.answer.fault == Some(Fault::NoFinalEvent) {
+                events.truncate(events.rfind("data:").unwrap_or(0));
+            }
         }
         events
     }
+}
+
+/// An event up to the middle of its first character of several bytes, where it has one.
+fn half(mut event: Vec<u8>) -> Vec<u8> {
+    let inside = event.iter().position(|byte| !byte.is_ascii());
+    event.truncate(inside.map_or(event.len() / 2, |at| at + 1));
+    event
 }

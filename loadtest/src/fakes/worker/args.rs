@@ -1,5 +1,6 @@
 //! The command line of `fake-worker`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -56,6 +57,9 @@ pub struct Args {
     /// A line on stderr for each request.
     #[arg(long)]
     log: bool,
+    /// Folder of used-up names, for faults that strike once (`hang=3#name`) over all workers that share it.
+    #[arg(long)]
+    once_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -97,6 +101,7 @@ impl Args {
             window: self.window,
             eos_every: self.eos_every,
             log: self.log,
+            once_dir: self.once_dir.clone(),
         })
     }
 

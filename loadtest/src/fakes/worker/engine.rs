@@ -1,7 +1,7 @@
 //! The one task that turns the batch's iterations into real time, and the ticket by which a request follows its tokens.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -28,6 +28,17 @@ enum Command {
 pub struct Engine {
     commands: mpsc::UnboundedSender<Command>,
     figures: Arc<Mutex<Figures>>,
+    present: Present,
+}
+
+/// Whose requests wait or run, by request.
+#[derive(Clone, Debug, Default)]
+struct Present(Arc<Mutex<HashMap<u64, String>>>);
+
+impl Present {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a request asks of the engine.
@@ -46,11 +57,24 @@ impl Engine {
     pub fn start(law: SpeedLaw, time_scale: f64) -> (Self, tokio::task::JoinHandle<()>) {
         let (commands, inbox) = mpsc::unbounded_channel();
         let figures = Arc::new(Mutex::new(Figures::default()));
-        let run = run(Batch::new(law), inbox, time_scale, figures.clone());
-        (Self { commands, figures }, tokio::spawn(run))
+        let engine = Self {
+            commands,
+            figures: figures.clone(),
+            present: Present::default(),
+        };
+        let run = run(
+            Batch::new(law),
+            inbox,
+            time_scale,
+            figures,
+            engine.present.clone(),
+        );
+        (engine, tokio::spawn(run))
     }
 
-    pub fn submit(&self, job: Job) -> Ticket {
+    /// `user` is whose request it is, for [`Engine::serves`].
+    pub fn submit(&self, job: Job, user: &str) -> Ticket {
+        self.present.lock().insert(job.id, user.to_owned());
         let (mut sequence, emitted) =
             Sequence::new(job.id, job.prompt_tokens, job.length, job.reserve);
         sequence.stall_after = job.stall_after;
@@ -62,7 +86,13 @@ impl Engine {
             length: job.length,
             emitted,
             commands: self.commands.clone(),
+            present: self.present.clone(),
         }
+    }
+
+    /// Whether a request of this user waits or runs.
+    pub fn serves(&self, user: &str) -> bool {
+        self.present.lock().values().any(|who| who == user)
     }
 
     /// From now on every iteration takes `factor` times as long.
@@ -86,6 +116,7 @@ pub struct Ticket {
     length: u32,
     emitted: watch::Receiver<u32>,
     commands: mpsc::UnboundedSender<Command>,
+    present: Present,
 }
 
 impl Ticket {
@@ -100,6 +131,8 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if *self.emitted.borrow() < self.length {
             let _ = self.commands.send(Command::Leave(self.id));
+        } else {
+            self.present.lock().remove(&self.id);
         }
     }
 }
@@ -109,6 +142,7 @@ async fn run(
     mut inbox: mpsc::UnboundedReceiver<Command>,
     time_scale: f64,
     figures: Arc<Mutex<Figures>>,
+    present: Present,
 ) {
     let show = |batch: &Batch| {
         batch.publish();
@@ -118,7 +152,7 @@ async fn run(
     let mut in_a_row = 0;
     let mut news = Vec::new();
     loop {
-        take_in(&mut batch, &mut inbox, &mut news);
+        take_in(&mut batch, &mut inbox, &mut news, &present);
         batch.admit();
         if !batch.has_work() {
             show(&batch);
@@ -150,6 +184,7 @@ fn take_in(
     batch: &mut Batch,
     inbox: &mut mpsc::UnboundedReceiver<Command>,
     news: &mut Vec<Command>,
+    present: &Present,
 ) {
     while let Ok(command) = inbox.try_recv() {
         news.push(command);
@@ -166,6 +201,7 @@ fn take_in(
     }
     if !left.is_empty() {
         batch.remove(&left);
+        present.lock().retain(|id, _| !left.contains(id));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ways to misbehave, on request of a test: by header, by the body's `user` field, or by a standing order on `/control`.
 //!
-//! `name=n` strikes after n tokens (0: after the response header, where there is one). Without `=n` a hang, reset or exit
-//! strikes before anything is answered, the other two in the middle of the answer.
+//! `name=n` strikes after n tokens (0: after the response header, where there is one). Without `=n` a hang, freeze, reset or
+//! exit strikes before anything is answered, the others in the middle of the answer.
 
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -26,6 +26,14 @@ pub enum Fault {
     CloseEarly(Option<u32>),
     /// The process ends without a goodbye.
     Exit(Option<u32>),
+    /// The process stops (SIGSTOP) until somebody lets it go on.
+    Freeze(Option<u32>),
+    /// The connection ends within an event.
+    CutEvent(Option<u32>),
+    /// An event that is no JSON, then a proper end of the body.
+    Garbage(Option<u32>),
+    /// All but the last event: OpenAI's `[DONE]`, TGI's event with the whole text.
+    NoFinalEvent,
 }
 
 /// When a fault strikes.
@@ -40,14 +48,16 @@ impl Fault {
     /// When it strikes in an answer of `length` tokens.
     pub fn strike(self, length: u32) -> Strike {
         match self {
-            Fault::Slow(_) => Strike::Never,
+            Fault::Slow(_) | Fault::NoFinalEvent => Strike::Never,
             Fault::Status(_) => Strike::BeforeHeader,
-            Fault::DieMidStream(after) | Fault::CloseEarly(after) => {
-                Strike::AfterTokens(after.unwrap_or(length / 2))
-            }
-            Fault::Hang(after) | Fault::Reset(after) | Fault::Exit(after) => {
-                after.map_or(Strike::BeforeHeader, Strike::AfterTokens)
-            }
+            Fault::DieMidStream(after)
+            | Fault::CloseEarly(after)
+            | Fault::CutEvent(after)
+            | Fault::Garbage(after) => Strike::AfterTokens(after.unwrap_or(length / 2)),
+            Fault::Hang(after)
+            | Fault::Reset(after)
+            | Fault::Exit(after)
+            | Fault::Freeze(after) => after.map_or(Strike::BeforeHeader, Strike::AfterTokens),
         }
     }
 
@@ -65,11 +75,6 @@ impl Fault {
         } else {
             1.0
         }
-    }
-
-    /// The fault that a `user` field asks for; other users are left alone.
-    pub fn of_user(user: &str) -> Option<Result<Self, String>> {
-        user.strip_prefix("fault:").map(str::parse)
     }
 }
 
@@ -90,6 +95,10 @@ impl FromStr for Fault {
             "reset" => Ok(Fault::Reset(tokens()?)),
             "close-early" => Ok(Fault::CloseEarly(tokens()?)),
             "exit" => Ok(Fault::Exit(tokens()?)),
+            "freeze" => Ok(Fault::Freeze(tokens()?)),
+            "cut-event" => Ok(Fault::CutEvent(tokens()?)),
+            "garbage" => Ok(Fault::Garbage(tokens()?)),
+            "no-final-event" => Ok(Fault::NoFinalEvent),
             "slow" => slowness(number(name, needed()?)?).map(Fault::Slow),
             "status" => error_status(number(name, needed()?)?).map(Fault::Status),
             _ => Err(format!("unknown fault {name:?}")),
@@ -212,11 +221,8 @@ mod tests {
         ] {
             assert!(wrong.parse::<Fault>().is_err(), "{wrong:?} was taken");
         }
-        assert_eq!(Fault::of_user("alice"), None);
-        assert_eq!(
-            Fault::of_user("fault:reset=1"),
-            Some(Ok(Fault::Reset(Some(1))))
-        );
+        assert_eq!("no-final-event".parse(), Ok(Fault::NoFinalEvent));
+        assert_eq!("garbage=3".parse(), Ok(Fault::Garbage(Some(3))));
     }
 
     #[test]

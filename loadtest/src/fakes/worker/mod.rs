@@ -9,11 +9,13 @@ mod engine;
 mod fault;
 mod law;
 mod openai;
+mod plan;
 mod routes;
 mod text;
 mod tgi;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub eos_every: Option<u32>,
     /// A line on stderr for each request.
     pub log: bool,
+    /// Where names of faults that strike once are used up; workers that share it share them.
+    pub once_dir: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -64,6 +68,7 @@ impl Default for Settings {
             window: 4,
             eos_every: None,
             log: false,
+            once_dir: None,
         }
     }
 }
@@ -126,6 +131,11 @@ impl Worker {
     /// What the engine has done and holds, without the detour over HTTP.
     pub fn figures(&self) -> Figures {
         self.engine.figures()
+    }
+
+    /// Whether the engine holds a request whose `user` is this one.
+    pub fn serves(&self, user: &str) -> bool {
+        self.engine.serves(user)
     }
 
     /// Ends like a killed process: streams break, the port is free.

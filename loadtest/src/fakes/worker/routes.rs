@@ -20,6 +20,7 @@ use super::connection::Breaker;
 use super::engine::{Engine, Job, Ticket};
 use super::fault::{Control, Fault, Order};
 use super::openai::{self, OpenAi};
+use super::plan::FaultPlan;
 use super::text::{Context, Limits, Script};
 use super::tgi::{self, Tgi};
 use super::{CONTEXT_TOKENS_MAX, Settings};
@@ -101,26 +102,25 @@ impl Call {
     }
 
     /// The header comes before the body, the body before standing orders.
-    fn fault(&self, user: Option<&str>, control: &Control) -> Result<Option<Fault>, String> {
+    fn fault(&self, user: Option<&str>, shared: &Shared) -> Result<Option<Fault>, String> {
+        let once_dir = shared.settings.once_dir.as_deref();
         if let Some(header) = self.headers.get("x-fault") {
-            return header
-                .to_str()
-                .map_err(|error| error.to_string())?
-                .parse()
-                .map(Some);
+            let text = header.to_str().map_err(|error| error.to_string())?;
+            return text.parse::<FaultPlan>()?.take(once_dir);
         }
-        match user.and_then(Fault::of_user) {
-            Some(fault) => fault.map(Some),
-            None => Ok(control.take_fault()),
+        match user.and_then(FaultPlan::of_user) {
+            Some(plan) => plan?.take(once_dir),
+            None => Ok(shared.control.take_fault()),
         }
     }
 }
 
 /// What a request asks for, whatever interface it came by.
-struct Wish {
+struct Wish<'a> {
     context: Context,
     limits: Limits,
     fault: Option<Fault>,
+    user: &'a str,
 }
 
 impl Shared {
@@ -143,6 +143,7 @@ impl Shared {
             context,
             limits,
             fault,
+            user,
         } = wish;
         let (prompt_tokens, room) = (context.tokens, self.context_tokens());
         if u64::from(prompt_tokens) + u64::from(limits.max_tokens) > room {
@@ -164,7 +165,7 @@ impl Shared {
             let (id, length) = (job.id, job.length);
             eprintln!("request {id}: {prompt_tokens} tokens in, {length} out, fault {fault:?}");
         }
-        Ok((script, self.engine.submit(job)))
+        Ok((script, self.engine.submit(job, user)))
     }
 }
 
@@ -215,7 +216,7 @@ fn prepare_tgi(shared: &Shared, call: &Call, route: TgiRoute) -> Result<Prepared
     }
     let max_tokens = parameters.max_new_tokens()?;
     let user = parameters.user.as_deref().or(request.user.as_deref());
-    let fault = call.fault(user, &shared.control)?;
+    let fault = call.fault(user, shared)?;
     if let Some(status) = refusal(fault) {
         return Ok(Prepared::Refused(status));
     }
@@ -237,6 +238,7 @@ fn prepare_tgi(shared: &Shared, call: &Call, route: TgiRoute) -> Result<Prepared
         context,
         limits,
         fault,
+        user: user.unwrap_or_default(),
     })?;
     let streamed = match route {
         TgiRoute::Root => request.stream == Some(true),
@@ -260,7 +262,7 @@ fn prepare_openai(shared: &Shared, call: &Call, chat: bool) -> Result<Prepared<O
         request.prompt()?
     };
     let max_tokens = request.max_tokens()?;
-    let fault = call.fault(request.user.as_deref(), &shared.control)?;
+    let fault = call.fault(request.user.as_deref(), shared)?;
     if let Some(status) = refusal(fault) {
         return Ok(Prepared::Refused(status));
     }
@@ -279,6 +281,7 @@ fn prepare_openai(shared: &Shared, call: &Call, chat: bool) -> Result<Prepared<O
         context,
         limits,
         fault,
+        user: request.user.as_deref().unwrap_or_default(),
     })?;
     request
         .model
