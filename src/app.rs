@@ -1,9 +1,11 @@
 //! The only place where the parts meet: builds them from a configuration and runs them.
 
 mod background;
+mod changes;
 mod listen;
 mod reload;
 mod signals;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 
 use crate::admin::{Admin, AdminToken};
-use crate::config::{Config, ServerConfig};
+use crate::config::{Config, Files, ServerConfig};
 use crate::domain::{Endpoint, EndpointName, FixedWorker, MarketKind, Source};
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
@@ -32,8 +34,16 @@ use crate::telemetry::{AccessLog, DecisionLog, Metrics, now};
 /// Time for workers to be ended after the last request, on top of the grace period.
 const ENDING_TIME: Duration = Duration::from_secs(12);
 
-/// Runs until a signal ends it. `source` is where a reload reads from; the embedded default has none.
-pub fn run(config: Config, source: Option<PathBuf>) -> Result<()> {
+/// Where a configuration came from.
+pub struct Origin {
+    pub dir: PathBuf,
+    /// What lay there when it was last read.
+    pub files: Files,
+}
+
+/// Runs until a signal ends it. Changes are read where the configuration came from; the embedded default has no
+/// such place.
+pub fn run(config: Config, origin: Option<Origin>) -> Result<()> {
     let Config {
         server: settings,
         endpoints,
@@ -84,7 +94,8 @@ pub fn run(config: Config, source: Option<PathBuf>) -> Result<()> {
         token.map(|token| AdminToken::new(token.expose())),
     ));
     let reloader = reload::Reloader {
-        source,
+        origin: origin.map(Mutex::new),
+        started_with: settings.clone(),
         fleet: Arc::clone(&fleet),
         fixed,
         proxy_settings: Arc::clone(&proxy_settings),
@@ -97,6 +108,7 @@ pub fn run(config: Config, source: Option<PathBuf>) -> Result<()> {
         scaler,
         prober,
         reloader: Arc::clone(&reloader),
+        reload_on_change: settings.reload_on_change,
         fleet: Arc::clone(&fleet),
         ends_local: (!settings.local_market.keep_on_exit).then(|| local.clone()),
         grace_period: settings.grace_period,

@@ -2,6 +2,7 @@
 
 mod fleet_view;
 
+use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -16,8 +17,34 @@ use subtle::ConstantTimeEq;
 use crate::fleet::Fleet;
 use crate::telemetry::{DecisionLog, Metrics, now};
 
-/// What a reload did: the names of the endpoints now configured, or every mistake found.
-pub type ReloadResult = Result<Vec<String>, String>;
+/// What a reload did, or every mistake found.
+pub type ReloadResult = Result<Reloaded, String>;
+
+/// A configuration that was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The names of those now configured.
+    pub endpoints: Vec<String>,
+    /// Settings that differ from those the gateway was started with and wait for the next start.
+    pub at_next_start: Vec<&'static str>,
+    /// Changes that the workers of now do not see.
+    pub for_new_workers: Vec<String>,
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reloaded: {}", self.endpoints.join(", "))?;
+        if !self.at_next_start.is_empty() {
+            let keys = self.at_next_start.join(", ");
+            write!(f, "\nneeds a restart or an upgrade: {keys}")?;
+        }
+        if !self.for_new_workers.is_empty() {
+            let what = self.for_new_workers.join(", ");
+            write!(f, "\nfor workers rented from now on: {what}")?;
+        }
+        Ok(())
+    }
+}
 
 pub struct Admin {
     pub fleet: Arc<Fleet>,
@@ -109,7 +136,7 @@ impl Admin {
 
     fn reload(&self) -> Response<Vec<u8>> {
         match (self.reload)() {
-            Ok(endpoints) => answer(200, TEXT, format!("reloaded: {}\n", endpoints.join(", "))),
+            Ok(reloaded) => answer(200, TEXT, format!("{reloaded}\n")),
             Err(mistakes) => answer(
                 422,
                 TEXT,

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::reload::Reloader;
+use super::watch;
 use crate::domain::MarketKind;
 use crate::fleet::Fleet;
 use crate::market::LocalMarket;
@@ -20,6 +21,7 @@ pub(super) struct Control {
     pub(super) scaler: Scaler,
     pub(super) prober: Prober,
     pub(super) reloader: Arc<Reloader>,
+    pub(super) reload_on_change: bool,
     pub(super) fleet: Arc<Fleet>,
     /// Local workers end with the gateway unless the configuration keeps them.
     pub(super) ends_local: Option<Arc<LocalMarket>>,
@@ -34,6 +36,7 @@ impl BackgroundService for Control {
             () = self.scaler.run() => {}
             () = self.prober.run() => {}
             () = self.reload_on_hangup() => {}
+            () = watch::reload_on_change(&self.reloader, self.reload_on_change) => {}
             () = self.finish(&mut shutdown) => {}
         }
         if let Some(local) = &self.ends_local {

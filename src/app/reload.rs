@@ -1,14 +1,13 @@
 //! Taking a new configuration without a restart; a wrong one changes nothing.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
-use super::{fixed_workers, proxy_settings, refuse_unbuilt_markets};
-use crate::admin::{AdminToken, ReloadResult};
-use crate::config;
+use super::{Origin, changes, fixed_workers, proxy_settings, refuse_unbuilt_markets};
+use crate::admin::{AdminToken, ReloadResult, Reloaded};
+use crate::config::{self, Files, ServerConfig};
 use crate::domain::Endpoint;
 use crate::fleet::Fleet;
 use crate::market::FixedMarket;
@@ -16,7 +15,10 @@ use crate::proxy::ProxySettings;
 use crate::telemetry::Metrics;
 
 pub(super) struct Reloader {
-    pub(super) source: Option<PathBuf>,
+    /// Where from; the embedded default has no such place.
+    pub(super) origin: Option<Mutex<Origin>>,
+    /// The settings the gateway was started with: those it cannot change stay as they are here.
+    pub(super) started_with: ServerConfig,
     pub(super) fleet: Arc<Fleet>,
     pub(super) fixed: Arc<FixedMarket>,
     pub(super) proxy_settings: Arc<ArcSwap<ProxySettings>>,
@@ -27,16 +29,29 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// Endpoints, API keys and body limits change at once; listeners, threads and `state_dir` at the next start.
+    /// Reads the configuration and takes it, however it differs.
     pub(super) fn reload(&self) -> ReloadResult {
+        let files = self.origin.as_ref().map(|origin| {
+            let dir = origin.lock().dir.clone();
+            config::read_files(&dir)
+        });
+        self.take(files)
+    }
+
+    /// All of it or nothing. Settings that only a start can change are named in the answer.
+    pub(super) fn take(&self, files: Option<Files>) -> ReloadResult {
         let _turn = self.one_at_a_time.lock();
-        let result = self.try_reload();
+        let result = match (files, &self.origin) {
+            (Some(files), Some(origin)) => {
+                origin.lock().files = files.clone();
+                self.try_take(&files)
+            }
+            _ => Err("the embedded configuration cannot be reloaded".to_owned()),
+        };
         let outcome = if result.is_ok() { "ok" } else { "failed" };
         self.metrics.reloads.with_label_values(&[outcome]).inc();
         match &result {
-            Ok(endpoints) => {
-                tracing::info!(endpoints = endpoints.join(", "), "configuration reloaded")
-            }
+            Ok(reloaded) => tracing::info!("configuration {reloaded}"),
             Err(mistakes) => {
                 tracing::error!("configuration not reloaded, the old one stays:\n{mistakes}")
             }
@@ -44,14 +59,12 @@ impl Reloader {
         result
     }
 
-    fn try_reload(&self) -> ReloadResult {
-        let Some(dir) = &self.source else {
-            return Err("the embedded configuration cannot be reloaded".to_owned());
-        };
-        let config = config::load(dir, &|name| std::env::var(name).ok())
+    fn try_take(&self, files: &Files) -> ReloadResult {
+        let config = config::load_files(files, &|name| std::env::var(name).ok())
             .map_err(|mistakes| mistakes.to_string())?;
         refuse_unbuilt_markets(&config.endpoints).map_err(|error| error.to_string())?;
         self.refuse_changed_markets(&config.endpoints)?;
+        let for_new_workers = changes::for_new_workers(&self.fleet, &config.endpoints);
         let token = config.server.admin_token.as_ref();
         let token = token.map(|token| Arc::new(AdminToken::new(token.expose())));
         self.admin_token.store(token);
@@ -59,11 +72,12 @@ impl Reloader {
             .store(Arc::new(proxy_settings(&config.server)));
         self.fixed.replace(fixed_workers(&config.endpoints));
         self.fleet.replace_settings(&config.endpoints);
-        Ok(config
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.name.to_string())
-            .collect())
+        let names = config.endpoints.iter();
+        Ok(Reloaded {
+            endpoints: names.map(|endpoint| endpoint.name.to_string()).collect(),
+            at_next_start: changes::at_next_start(&self.started_with, &config.server),
+            for_new_workers,
+        })
     }
 
     /// Workers of the old market would be neither listed nor released by the new one.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::app::Origin;
 use crate::config::{self, Config, Mistakes};
 
 #[derive(Parser)]
@@ -48,10 +49,19 @@ impl Source {
     }
 
     fn load(&self) -> Result<Config, Mistakes> {
+        self.load_with_origin().map(|(config, _)| config)
+    }
+
+    /// The configuration, and where to look for its changes; the embedded default has no such place.
+    fn load_with_origin(&self) -> Result<(Config, Option<Origin>), Mistakes> {
         let env = |name: &str| std::env::var(name).ok();
         match self.directory() {
-            Some(dir) => config::load(&dir, &env),
-            None => config::load_embedded(&env),
+            Some(dir) => {
+                let files = config::read_files(&dir);
+                let config = config::load_files(&files, &env)?;
+                Ok((config, Some(Origin { dir, files })))
+            }
+            None => config::load_embedded(&env).map(|config| (config, None)),
         }
     }
 }

@@ -6,8 +6,8 @@ use super::Source;
 use crate::{app, telemetry};
 
 pub(super) fn run(source: &Source) -> ExitCode {
-    let config = match source.load() {
-        Ok(config) => config,
+    let (config, origin) = match source.load_with_origin() {
+        Ok(loaded) => loaded,
         Err(mistakes) => {
             eprintln!("{mistakes}");
             return ExitCode::FAILURE;
@@ -17,7 +17,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         eprintln!("log: {error}");
         return ExitCode::FAILURE;
     }
-    match app::run(config, source.directory()) {
+    match app::run(config, origin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tidegate: {error:#}");

@@ -6,17 +6,33 @@ use std::path::{Path, PathBuf};
 use super::mistakes::Mistake;
 
 /// A file's name, for messages, and its text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
     pub name: String,
     pub text: String,
 }
 
-/// The files of one configuration, and those that cannot be read.
-pub(super) struct Files {
+/// The files of one configuration as they were at one moment, and those that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
     pub(super) server: SourceFile,
     pub(super) endpoints: Vec<SourceFile>,
     pub(super) unreadable: Vec<Mistake>,
+}
+
+impl Files {
+    /// A file is gone or empty that was not before: perhaps only half of a change.
+    pub fn lost_something_of(&self, before: &Files) -> bool {
+        let text_of = |files: &Files, name: &str| {
+            std::iter::once(&files.server)
+                .chain(&files.endpoints)
+                .find(|file| file.name == name)
+                .is_some_and(|file| !file.text.trim().is_empty())
+        };
+        std::iter::once(&before.server)
+            .chain(&before.endpoints)
+            .any(|file| text_of(before, &file.name) && !text_of(self, &file.name))
+    }
 }
 
 pub(super) const SERVER_FILE: &str = "tidegate.yaml";
@@ -36,7 +52,8 @@ pub(super) fn embedded() -> Files {
     }
 }
 
-pub(super) fn read(dir: &Path) -> Files {
+/// What lies in `dir` now; trouble with reading it is found when it is parsed.
+pub fn read(dir: &Path) -> Files {
     let mut unreadable = Vec::new();
     let mut read = |path: &Path| {
         let text = std::fs::read_to_string(path).or_else(|error| match error.kind() {

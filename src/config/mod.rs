@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 
 use crate::domain::Endpoint;
 use endpoint::Name;
-pub use files::SourceFile;
-use files::{Files, SERVER_FILE};
+use files::SERVER_FILE;
+pub use files::{Files, SourceFile, read as read_files};
 pub use mistakes::{Mistake, Mistakes};
 use section::Reader;
 pub use server::{ApiKey, LocalMarketConfig, Secret, ServerConfig};
@@ -39,6 +39,11 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// Reads `dir/tidegate.yaml`, which may be missing, and `dir/endpoints/*.yaml`.
 pub fn load(dir: &Path, env: Env) -> Result<Config, Mistakes> {
     read_all(&files::read(dir), env).map(|(config, _)| config)
+}
+
+/// What `read_files` found, as a configuration.
+pub fn load_files(files: &Files, env: Env) -> Result<Config, Mistakes> {
+    read_all(files, env).map(|(config, _)| config)
 }
 
 /// The configuration that is built in: one endpoint with the real small model.

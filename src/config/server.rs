@@ -27,6 +27,8 @@ pub struct ServerConfig {
     pub body_timeout: Duration,
     pub grace_period: Duration,
     pub scaler_interval: Duration,
+    /// Take a changed configuration without being asked.
+    pub reload_on_change: bool,
     pub local_market: LocalMarketConfig,
     /// A filter of the `tracing` crate's EnvFilter.
     pub log: String,
@@ -38,7 +40,7 @@ pub struct ApiKey {
     pub key: Secret,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalMarketConfig {
     /// Processes at most, in any state.
     pub slots: u32,
@@ -88,6 +90,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> (ServerConfig, Value) {
         body_timeout: s.duration("body_timeout", 60.0, 0.1..=3_600.0),
         grace_period: s.duration("grace_period", 30.0, 0.0..=3_600.0),
         scaler_interval: s.duration("scaler_interval", 1.0, 0.05..=60.0),
+        reload_on_change: s.flag("reload_on_change", true),
         local_market: local_market(&s),
         log: log(&s),
     };

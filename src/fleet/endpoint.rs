@@ -92,7 +92,13 @@ impl EndpointFleet {
     }
 
     pub(super) fn replace_settings(&self, settings: Endpoint) {
-        self.settings.store(Arc::new(settings));
+        let settings = Arc::new(settings);
+        self.settings.store(Arc::clone(&settings));
+        for worker in self.table.load().iter() {
+            if let Some(group) = settings.group(&worker.spec.group) {
+                worker.take_limits_of(group);
+            }
+        }
         self.removed.store(false, Relaxed);
     }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{
-    AtomicBool, AtomicU64,
+    AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 
@@ -18,7 +18,7 @@ use crate::domain::{
 };
 use crate::policy::speed::SpeedEstimate;
 
-/// What does not change while the worker exists.
+/// What a worker is made from. Its limit and prior are those of its beginning: see `Worker::take_limits_of`.
 #[derive(Clone, Debug)]
 pub struct WorkerSpec {
     pub id: WorkerId,
@@ -54,6 +54,9 @@ pub struct Worker {
     pub spec: WorkerSpec,
     pub meter: Meter,
     pub(super) load: Load,
+    /// Requests at once; 0: its own queue decides.
+    concurrency_max: AtomicU32,
+    prior: Mutex<SpeedPrior>,
     takes_requests: AtomicBool,
     phase: Mutex<(WorkerPhase, Timestamp)>,
     contact: ArcSwapOption<Contact>,
@@ -78,6 +81,8 @@ impl Worker {
         Self {
             meter: Meter::default(),
             load: Load::default(),
+            concurrency_max: AtomicU32::new(spec.max_concurrency.unwrap_or(0)),
+            prior: Mutex::new(spec.speed_prior),
             takes_requests: AtomicBool::new(phase.is_ready()),
             phase: Mutex::new((phase, now)),
             contact: ArcSwapOption::empty(),
@@ -168,6 +173,31 @@ impl Worker {
         TokensPerSecond(f64::from_bits(self.speed.load(Relaxed)))
     }
 
+    pub fn max_concurrency(&self) -> Option<u32> {
+        match self.concurrency_max.load(Relaxed) {
+            0 => None,
+            most => Some(most),
+        }
+    }
+
+    /// A reload changed the group: its limit counts from now on; what was measured is kept unless the
+    /// prior itself is another.
+    pub(super) fn take_limits_of(&self, group: &WorkerGroup) {
+        let mut prior = self.prior.lock();
+        if *prior == group.speed_prior && self.max_concurrency() == group.max_concurrency {
+            return;
+        }
+        let most = group.max_concurrency.unwrap_or(0);
+        self.concurrency_max.store(most, Relaxed);
+        let mut estimate = self.estimate.lock();
+        if std::mem::replace(&mut *prior, group.speed_prior) == group.speed_prior {
+            estimate.state_at(group.speed_prior, group.max_concurrency);
+        } else {
+            *estimate = SpeedEstimate::new(group.speed_prior, group.max_concurrency);
+        }
+        self.speed.store(estimate.speed().0.to_bits(), Relaxed);
+    }
+
     /// Folds the token gaps since the last call into the speed.
     pub fn update_speed(&self) {
         if let Some(sample) = self.meter.take_sample() {
@@ -189,7 +219,7 @@ impl Worker {
             speed: self.speed(),
             outstanding: load.outstanding(),
             in_flight: load.in_flight(),
-            max_concurrency: self.spec.max_concurrency,
+            max_concurrency: self.max_concurrency(),
             tried,
         };
         (candidate, load)

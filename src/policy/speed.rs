@@ -70,13 +70,18 @@ impl SpeedEstimate {
             c: a / PRIOR_DOUBLING,
         };
         Self {
-            full: max_concurrency.map_or(at, |most| f64::from(most.max(1))),
+            full: full_concurrency(prior, max_concurrency),
             shape,
             level_sum: 0.0,
             level_weight: PRIOR_LEVEL_WEIGHT,
             recent: Sums::default(),
             law: shape,
         }
+    }
+
+    /// What was learned, with capacity stated at another concurrency.
+    pub fn state_at(&mut self, prior: SpeedPrior, max_concurrency: Option<u32>) {
+        self.full = full_concurrency(prior, max_concurrency);
     }
 
     /// One worker's last second: the mean time between tokens of a stream, the streams that flowed at once, and the
@@ -206,6 +211,10 @@ impl Sums {
         let usable = line.a.is_finite() && line.c.is_finite() && line.at(1.0) > 0.0;
         usable.then_some(line)
     }
+}
+
+fn full_concurrency(prior: SpeedPrior, max_concurrency: Option<u32>) -> f64 {
+    f64::from(max_concurrency.unwrap_or(prior.concurrency).max(1))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Scaler;
 use crate::domain::{
-    Instance, MarketKind, Timestamp, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
+    Instance, MarketKind, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::market::{Market, MarketError};
@@ -87,9 +87,23 @@ impl Scaler {
             worker.set_phase(WorkerPhase::Starting, now());
         }
         worker.set_instance(instance.id.clone());
-        worker.set_price(instance.usd_per_hour);
+        worker.set_price(self.price_of(endpoint, worker, instance));
         worker.set_address(instance.address);
         self.advance(endpoint, worker, WorkerEvent::InstanceSeen(instance.state));
+    }
+
+    /// A local price is pretended, so the present setting counts; elsewhere the market says what it charges.
+    fn price_of(
+        &self,
+        endpoint: &EndpointFleet,
+        worker: &Worker,
+        instance: &Instance,
+    ) -> UsdPerHour {
+        let settings = endpoint.settings();
+        match settings.group(&worker.spec.group) {
+            Some(group) if settings.market == MarketKind::Local => group.usd_per_hour,
+            _ => instance.usd_per_hour,
+        }
     }
 
     /// Reports since the last tick, then what only time brings.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bad_input;
+mod change;
 mod clients;
 mod failures;
 mod first_answer;

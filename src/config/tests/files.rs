@@ -74,3 +74,28 @@ fn a_directory_without_endpoints_is_a_mistake() {
         "{said}"
     );
 }
+
+#[test]
+fn a_file_that_went_or_became_empty_is_a_loss_and_one_that_changed_or_came_is_not() {
+    let dir = directory(&[
+        ("tidegate.yaml", "threads: 1\n"),
+        ("endpoints/e.yaml", GOOD),
+    ]);
+    let before = read_files(dir.path());
+    let check = |write: &dyn Fn(&Path), lost: bool| {
+        write(dir.path());
+        let now = read_files(dir.path());
+        assert_eq!(now.lost_something_of(&before), lost, "{now:?}");
+    };
+    let write = |name: &'static str, text: &'static str| {
+        move |dir: &Path| std::fs::write(dir.join(name), text).expect("written")
+    };
+    check(&write("tidegate.yaml", "threads: 2\n"), false);
+    check(&write("endpoints/f.yaml", ""), false);
+    check(&write("tidegate.yaml", "\n"), true);
+    check(&write("tidegate.yaml", "threads: 1\n"), false);
+    check(
+        &|dir| std::fs::remove_file(dir.join("endpoints/e.yaml")).expect("removed"),
+        true,
+    );
+}

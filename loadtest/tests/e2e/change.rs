@@ -1,0 +1,159 @@
+//! Change without loss: a configuration that is taken while requests run.
+
+use loadtest::harness::{ConfigDir, Gateway, wait_until};
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+const TOKEN: &str = "admin-secret-00001";
+
+async fn gateway_with_token(more: &str, flags: &str) -> Gateway {
+    let config = ConfigDir::new(&format!("{SERVER}admin_token: {TOKEN}\n")).expect("config");
+    config
+        .write_endpoint("fake", &local_endpoint(more, flags))
+        .expect("an endpoint file");
+    Gateway::start(config).await.expect("a gateway")
+}
+
+async fn reload(gateway: &Gateway) -> (u16, String) {
+    let answer = client()
+        .post(format!("{}/reload", gateway.admin_url))
+        .bearer_auth(TOKEN)
+        .timeout(PATIENCE)
+        .send()
+        .await
+        .expect("an answer");
+    let status = answer.status().as_u16();
+    (status, answer.text().await.expect("a body"))
+}
+
+async fn metrics(gateway: &Gateway) -> String {
+    let answer = client()
+        .get(format!("{}/metrics", gateway.admin_url))
+        .timeout(PATIENCE)
+        .send()
+        .await
+        .expect("an answer");
+    answer.text().await.expect("a body")
+}
+
+fn max_workers(fleet: &Value) -> Option<u64> {
+    fleet["endpoints"][0]["scaling"]["max_workers"].as_u64()
+}
+
+#[tokio::test]
+async fn a_changed_file_is_taken_without_being_asked_and_a_wrong_one_is_not() {
+    let gateway = gateway_with_token("max_workers: 2", "").await;
+    let endpoint = |more: &str| local_endpoint(more, "");
+    let config = &gateway.config;
+    config
+        .write_endpoint("fake", &endpoint("max_workers: 3"))
+        .expect("written");
+    wait_fleet(&gateway, "the new limit", |fleet| {
+        max_workers(fleet) == Some(3)
+    })
+    .await;
+
+    config
+        .write_endpoint("fake", &endpoint("max_workers: many"))
+        .expect("written");
+    let failed = r#"tidegate_reloads_total{outcome="failed"} 1"#;
+    assert!(
+        wait_until(PATIENCE, || async {
+            metrics(&gateway).await.contains(failed)
+        })
+        .await
+    );
+    assert_eq!(max_workers(&fleet(&gateway).await), Some(3));
+    let log = gateway.child.log();
+    assert!(log.contains("fake.yaml:3:14: max_workers"), "{log}");
+
+    // As editors do it: written elsewhere, then renamed.
+    let path = config.path().join("endpoints");
+    std::fs::write(path.join(".fake.new"), endpoint("max_workers: 4")).expect("written");
+    std::fs::rename(path.join(".fake.new"), path.join("fake.yaml")).expect("renamed");
+    wait_fleet(&gateway, "the third limit", |fleet| {
+        max_workers(fleet) == Some(4)
+    })
+    .await;
+    let text = metrics(&gateway).await;
+    assert!(
+        text.contains(r#"tidegate_reloads_total{outcome="ok"} 2"#),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn an_emptied_file_that_is_written_again_is_no_change() {
+    let gateway = gateway_with_token("max_workers: 2", "").await;
+    let server = gateway.config.path().join("tidegate.yaml");
+    let before = std::fs::read_to_string(&server).expect("readable");
+    // Every setting has a default, so an empty file is right by itself; half a write must not open the door.
+    for _ in 0..3 {
+        std::fs::write(&server, "").expect("truncated");
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        std::fs::write(&server, &before).expect("written");
+    }
+    gateway
+        .config
+        .write_endpoint("fake", &local_endpoint("max_workers: 3", ""))
+        .expect("written");
+    wait_fleet(&gateway, "the real change", |fleet| {
+        max_workers(fleet) == Some(3)
+    })
+    .await;
+    assert_eq!(reload(&gateway).await.0, 200, "the token still counts");
+    let text = metrics(&gateway).await;
+    assert!(
+        text.contains(r#"tidegate_reloads_total{outcome="ok"} 2"#),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_reload_changes_live_workers_where_it_can_and_says_where_it_cannot() {
+    let gateway = gateway_with_token("min_load: 1\nmax_workers: 1", "--a-ms 20").await;
+    let ready = wait_fleet(&gateway, "a worker", |fleet| phases(fleet) == ["ready"]).await;
+    let worker = workers(&ready)[0]["id"].clone();
+    let changed = local_endpoint("min_load: 1\nmax_workers: 1", "--a-ms 21")
+        .replace("max_concurrency: 8", "max_concurrency: 1")
+        .replace("usd_per_hour: 0.1", "usd_per_hour: 0.7");
+    gateway
+        .config
+        .write_endpoint("fake", &changed)
+        .expect("written");
+    gateway
+        .config
+        .write_server(&format!("{SERVER}admin_token: {TOKEN}\nthreads: 3\n"))
+        .expect("written");
+    let (status, said) = reload(&gateway).await;
+    assert_eq!(status, 200, "{said}");
+    assert!(
+        said.contains("needs a restart or an upgrade: threads"),
+        "{said}"
+    );
+    assert!(
+        said.contains("workers rented from now on: command of fake/cpu"),
+        "{said}"
+    );
+    let seen = wait_fleet(&gateway, "the new price", |fleet| {
+        workers(fleet)
+            .first()
+            .is_some_and(|worker| worker["usd_per_hour"] == json!(0.7))
+    })
+    .await;
+    assert_eq!(workers(&seen)[0]["id"], worker, "the worker of before");
+
+    // One request at a time now: the second waits although the worker took eight before.
+    let url = format!("{}/generate", gateway.base_url);
+    let first = tokio::spawn(async move { post_json(&url, &generate(50)).await.0 });
+    wait_fleet(&gateway, "the first is served", |fleet| {
+        in_flight(fleet) == 1
+    })
+    .await;
+    let url = format!("{}/generate", gateway.base_url);
+    let second = tokio::spawn(async move { post_json(&url, &generate(1)).await.0 });
+    wait_fleet(&gateway, "the second waits", |fleet| waiting(fleet) == 1).await;
+    assert_eq!(first.await.expect("an answer"), 200);
+    assert_eq!(second.await.expect("an answer"), 200);
+}
