@@ -5,7 +5,7 @@ ENGINE ?= llamacpp
 TOOLS := $(CURDIR)/.tidegate/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run build test bench lint scenario needs-build needs-test needs-bench needs-deny
+.PHONY: help run build test bench lint scenario soak needs-build needs-test needs-bench needs-deny
 
 help:
 	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
@@ -14,6 +14,7 @@ help:
 	@echo 'make lint                formatting, clippy, layers, licences and sources of dependencies'
 	@echo 'make bench               CPU time per request and per token beside nginx'
 	@echo 'make scenario            a real trace at 1x, 3x, 0.3x and silence against local workers'
+	@echo 'make soak                what must hold under faults and in bulk, whole; takes long'
 
 ifeq ($(ENGINE),fake)
 run: build
@@ -42,6 +43,9 @@ bench: build needs-bench
 
 scenario: build
 	target/release/loadtest scenario scaling --out docs/results/scaling-first.md
+
+soak: build
+	target/release/loadtest soak
 
 lint: needs-build needs-deny
 	cargo fmt --all --check

@@ -5,4 +5,5 @@ pub mod fakes;
 pub mod harness;
 pub mod replay;
 pub mod scenario;
+pub mod soak;
 pub mod trace;

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use loadtest::bench::BenchCommand;
 use loadtest::replay::command::ReplayCommand;
 use loadtest::scenario::ScenarioCommand;
+use loadtest::soak::SoakCommand;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Load, scenarios and benchmarks for Tidegate.
@@ -21,6 +22,7 @@ enum Command {
     Replay(ReplayCommand),
     Scenario(ScenarioCommand),
     Bench(BenchCommand),
+    Soak(SoakCommand),
 }
 
 #[tokio::main]
@@ -30,6 +32,7 @@ async fn main() -> ExitCode {
         Command::Replay(command) => command.execute().await,
         Command::Scenario(command) => command.execute().await,
         Command::Bench(command) => command.execute().await,
+        Command::Soak(command) => command.execute().await,
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error:#}");

@@ -92,8 +92,12 @@ pub struct FakeWorker {
 
 impl FakeWorker {
     /// `folder` receives its log.
-    pub async fn start(flags: &[&str], folder: &Path) -> Result<Self> {
-        let port = free_port()?;
+    pub async fn start<S: AsRef<OsStr>>(flags: &[S], folder: &Path) -> Result<Self> {
+        Self::start_at(free_port()?, flags, folder).await
+    }
+
+    /// The same on a port that a worker had before.
+    pub async fn start_at<S: AsRef<OsStr>>(port: u16, flags: &[S], folder: &Path) -> Result<Self> {
         let mut command = Command::new(fake_worker_binary()?);
         command
             .args(["--listen", &format!("127.0.0.1:{port}")])

@@ -50,6 +50,16 @@ impl Program {
         self.child.try_wait().ok().flatten()
     }
 
+    /// Stopped by SIGSTOP.
+    pub fn is_frozen(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        // The state follows the name, which may itself hold anything.
+        stat.is_ok_and(|stat| {
+            let state = stat.rsplit(") ").next();
+            state.is_some_and(|state| state.starts_with('T'))
+        })
+    }
+
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.context("a process id out of range")?;
@@ -135,6 +145,7 @@ impl Drop for Program {
         }
         // Errors are of no use here: the kill below is the last word.
         let _ = self.signal(Signal::TERM);
+        let _ = self.signal(Signal::CONT);
         let deadline = Instant::now() + DROP_GRACE;
         while self.exit_status().is_none() {
             if Instant::now() > deadline {

@@ -7,7 +7,7 @@ pub mod command;
 pub mod outcome;
 pub mod report;
 pub mod schedule;
-mod sse;
+pub(crate) mod sse;
 #[cfg(test)]
 mod tests;
 

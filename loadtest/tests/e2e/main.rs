@@ -8,5 +8,6 @@ mod failures;
 mod first_answer;
 mod real_model;
 mod routes;
+mod soak;
 mod streaming;
 mod support;

@@ -1,0 +1,67 @@
+//! `loadtest soak`: what must hold under faults and in bulk, with the real programs. Each part is a program of its own that
+//! ends with figures and with complaints where something that must not happen did; short versions are end-to-end tests.
+
+pub mod ask;
+mod report;
+pub mod seam;
+pub mod told;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+pub use report::Section;
+use report::write_all;
+
+/// Hold the gateway to its promises, in bulk and under faults.
+#[derive(Debug, Args)]
+pub struct SoakCommand {
+    /// The part to run [default: all of them, whole]
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// The document that is written when all parts run
+    #[arg(long, default_value = "docs/results/soak.md")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    Seam(seam::SeamOptions),
+}
+
+impl Part {
+    /// Every part as `make soak` runs it.
+    fn all() -> Vec<Self> {
+        vec![Part::Seam(seam::SeamOptions::default())]
+    }
+
+    async fn run(self) -> Result<Section> {
+        match self {
+            Part::Seam(options) => Ok(seam::run(&options).await?.section()),
+        }
+    }
+}
+
+impl SoakCommand {
+    pub async fn execute(self) -> Result<ExitCode> {
+        let all = self.part.is_none();
+        let mut sections = Vec::new();
+        for part in self.part.map_or_else(Part::all, |part| vec![part]) {
+            let section = part.run().await?;
+            println!("{section}");
+            sections.push(section);
+        }
+        if all {
+            write_all(&self.out, &sections)?;
+            println!("written to {}", self.out.display());
+        }
+        let held = sections.iter().all(|section| section.complaints.is_empty());
+        Ok(if held {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
