@@ -2,6 +2,7 @@
 
 mod background;
 mod changes;
+mod keep_open;
 mod listen;
 mod reload;
 mod signals;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use pingora::proxy::http_proxy_service_with_name;
+use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
@@ -127,6 +128,10 @@ pub fn run(config: Config, origin: Option<Origin>) -> Result<()> {
 }
 
 fn serve(settings: &ServerConfig, gateway: Gateway, admin: Admin, control: background::Control) {
+    let signals = signals::Signals {
+        fleet: Arc::clone(&control.fleet),
+        stop_delay: settings.stop_delay,
+    };
     let conf = ServerConf {
         threads: data_path_threads(settings),
         // Pingora sleeps this long in full; the control service ends the process earlier, when nothing is left to do.
@@ -136,7 +141,8 @@ fn serve(settings: &ServerConfig, gateway: Gateway, admin: Admin, control: backg
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let mut proxy = http_proxy_service_with_name(&server.configuration, gateway, "gateway");
+    let proxy = http_proxy(&server.configuration, gateway);
+    let mut proxy = Service::new("gateway".to_owned(), keep_open::KeepOpen::new(proxy));
     proxy.add_tcp(&settings.listen.to_string());
     let mut admin = Service::new("admin".to_owned(), admin);
     admin.threads = Some(1);
@@ -148,7 +154,7 @@ fn serve(settings: &ServerConfig, gateway: Gateway, admin: Admin, control: backg
     server.add_service(control);
     tracing::info!(listen = %settings.listen, admin = %settings.admin_listen, "tidegate is up");
     server.run(RunArgs {
-        shutdown_signal: Box::new(signals::Signals),
+        shutdown_signal: Box::new(signals),
     });
 }
 

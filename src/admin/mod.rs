@@ -85,6 +85,7 @@ impl ServeHttp for Admin {
             (&Method::GET, "/metrics") => self.metrics(),
             (&Method::GET, "/healthz") => answer(200, TEXT, "ok\n"),
             // Zero workers is ready: requests are held while the scaler starts one.
+            (&Method::GET, "/readyz") if self.fleet.is_leaving() => answer(503, TEXT, "leaving\n"),
             (&Method::GET, "/readyz") => answer(200, TEXT, "ready\n"),
             (&Method::GET, "/fleet") => {
                 match serde_json::to_vec(&fleet_view::of(&self.fleet, now())) {

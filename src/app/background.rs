@@ -17,6 +17,12 @@ use crate::market::LocalMarket;
 use crate::probe::Prober;
 use crate::scaler::Scaler;
 
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Nothing in flight for this long is the end.
+const QUIET: Duration = Duration::from_millis(200);
+/// For error events and refusals, once the grace period is over.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 pub(super) struct Control {
     pub(super) scaler: Scaler,
     pub(super) prober: Prober,
@@ -56,12 +62,27 @@ impl Control {
                 return;
             }
         }
-        let deadline = Instant::now() + self.grace_period;
-        while self.fleet.requests_under_way() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        if tokio::time::timeout(self.grace_period, self.silence(QUIET))
+            .await
+            .is_err()
+        {
+            let left = self.fleet.requests_under_way();
+            tracing::warn!(left, "the grace period is over: what is left is told so");
+            self.fleet.end_requests();
+            let _ = tokio::time::timeout(FAREWELL, self.silence(LOOK_EVERY)).await;
         }
-        // Answers that are written but not yet flushed.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    /// Returns once nothing has been in flight for `quiet`: a connection may have been accepted whose request is
+    /// still to come, and an answer may be written but not yet flushed.
+    async fn silence(&self, quiet: Duration) {
+        let mut last_seen = Instant::now();
+        while last_seen.elapsed() < quiet {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if self.fleet.requests_under_way() > 0 {
+                last_seen = Instant::now();
+            }
+        }
     }
 
     async fn reload_on_hangup(&self) {

@@ -17,6 +17,7 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         threads,
         max_body_bytes: _,
         body_timeout: _,
+        stop_delay,
         grace_period,
         scaler_interval,
         reload_on_change,
@@ -28,6 +29,7 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         ("admin_listen", *admin_listen != new.admin_listen),
         ("state_dir", *state_dir != new.state_dir),
         ("threads", *threads != new.threads),
+        ("stop_delay", *stop_delay != new.stop_delay),
         ("grace_period", *grace_period != new.grace_period),
         ("scaler_interval", *scaler_interval != new.scaler_interval),
         (

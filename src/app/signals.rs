@@ -1,10 +1,19 @@
 //! Signals that end the gateway: SIGTERM and SIGINT let what is in flight finish; a second one does not.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-pub(super) struct Signals;
+use crate::fleet::Fleet;
+
+pub(super) struct Signals {
+    pub(super) fleet: Arc<Fleet>,
+    /// How long the gateway is unready before it stops listening.
+    pub(super) stop_delay: Duration,
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
@@ -17,6 +26,7 @@ impl ShutdownSignalWatch for Signals {
             return std::future::pending().await;
         };
         either(&mut interrupt, &mut terminate).await;
+        self.fleet.leave();
         tracing::info!("finishing what is in flight; a second signal ends at once");
         tokio::spawn(async move {
             either(&mut interrupt, &mut terminate).await;
@@ -25,6 +35,7 @@ impl ShutdownSignalWatch for Signals {
             );
             std::process::exit(130);
         });
+        tokio::time::sleep(self.stop_delay).await;
         ShutdownSignal::GracefulTerminate
     }
 }

@@ -25,6 +25,8 @@ pub struct ServerConfig {
     pub threads: usize,
     pub max_body_bytes: usize,
     pub body_timeout: Duration,
+    /// From SIGTERM to the end of listening; `/readyz` says no meanwhile.
+    pub stop_delay: Duration,
     pub grace_period: Duration,
     pub scaler_interval: Duration,
     /// Take a changed configuration without being asked.
@@ -88,6 +90,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> (ServerConfig, Value) {
         threads: s.count("threads", 0, 0..=1024) as usize,
         max_body_bytes: s.bytes("max_body_bytes", 16 * MIB, 1024..=1024 * MIB),
         body_timeout: s.duration("body_timeout", 60.0, 0.1..=3_600.0),
+        stop_delay: s.duration("stop_delay", 0.0, 0.0..=3_600.0),
         grace_period: s.duration("grace_period", 30.0, 0.0..=3_600.0),
         scaler_interval: s.duration("scaler_interval", 1.0, 0.05..=60.0),
         reload_on_change: s.flag("reload_on_change", true),

@@ -57,6 +57,8 @@ pub struct EndpointFleet {
     pub name: EndpointName,
     settings: ArcSwap<Endpoint>,
     removed: AtomicBool,
+    /// The gateway ends: nobody gets a worker or a place any more.
+    closed: AtomicBool,
     workers: DashMap<WorkerId, Arc<Worker>>,
     /// The same workers ordered by id; what choices are made from.
     table: ArcSwap<Vec<Arc<Worker>>>,
@@ -75,6 +77,7 @@ impl EndpointFleet {
             name: settings.name.clone(),
             settings: ArcSwap::from_pointee(settings),
             removed: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             workers: DashMap::new(),
             table: ArcSwap::default(),
             room: Mutex::default(),
@@ -112,6 +115,16 @@ impl EndpointFleet {
         drop(waiting);
     }
 
+    /// Nobody is served or held any more; the workers are left as they are.
+    pub(super) fn close(&self) {
+        let waiting = {
+            let mut room = self.room.lock();
+            self.closed.store(true, Relaxed);
+            room.close()
+        };
+        drop(waiting);
+    }
+
     /// Left the configuration: takes no requests, its workers are being released.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Relaxed)
@@ -143,6 +156,9 @@ impl EndpointFleet {
     /// A worker now, a place in the room, or a refusal. Those who wait already go first.
     pub fn admit(self: &Arc<Self>, ticket: &Ticket, now: Timestamp) -> Admission {
         let settings = self.settings.load();
+        if self.closed.load(Relaxed) {
+            return Admission::Closed;
+        }
         if self.tried_all_ready(&ticket.tried) {
             return Admission::AllTried;
         }
@@ -156,7 +172,7 @@ impl EndpointFleet {
         }
         let entered = {
             let mut room = self.room.lock();
-            if self.is_removed() {
+            if self.is_removed() || self.closed.load(Relaxed) {
                 return Admission::Closed;
             }
             let view = room.view();

@@ -13,7 +13,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -32,6 +32,7 @@ pub struct Fleet {
     endpoints: ArcSwap<BTreeMap<EndpointName, Arc<EndpointFleet>>>,
     wake: Arc<Notify>,
     under_way: Arc<AtomicUsize>,
+    leaving: AtomicBool,
 }
 
 /// Counts a request from its first byte to its last.
@@ -49,6 +50,7 @@ impl Fleet {
             endpoints: ArcSwap::default(),
             wake: Arc::new(Notify::new()),
             under_way: Arc::default(),
+            leaving: AtomicBool::new(false),
         };
         fleet.replace_settings(endpoints);
         Arc::new(fleet)
@@ -76,6 +78,22 @@ impl Fleet {
     /// Requests that are being read, waiting, or being answered.
     pub fn requests_under_way(&self) -> usize {
         self.under_way.load(Relaxed)
+    }
+
+    /// The gateway is about to end: it still serves, but is not ready, and keeps no connection open.
+    pub fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
+    /// No request is waited for any longer: those that wait are refused, and no new one may.
+    pub fn end_requests(&self) {
+        for endpoint in self.endpoints().values() {
+            endpoint.close();
+        }
     }
 
     /// Something happened that the scaler should look at before its next tick.

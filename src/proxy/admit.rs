@@ -24,7 +24,7 @@ pub(super) enum NotAdmitted {
         waited: Duration,
         retry_after: Duration,
     },
-    /// The endpoint was removed meanwhile.
+    /// The endpoint was removed meanwhile, or the gateway ends.
     Closed,
 }
 

@@ -31,6 +31,9 @@ impl Gateway {
         client.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         client.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         record.head(session);
+        if self.fleet.is_leaving() {
+            session.set_keepalive(None);
+        }
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         match classify(&method, &path, |name| self.fleet.endpoint(name).is_some()) {
@@ -38,6 +41,14 @@ impl Gateway {
                 self.generation(session, record, api, endpoint).await
             }
             Route::Models { endpoint } => self.models(session, endpoint).await,
+            Route::Health if self.fleet.is_leaving() => {
+                respond::json(
+                    session,
+                    503,
+                    Bytes::from_static(b"{\"status\":\"leaving\"}"),
+                )
+                .await
+            }
             Route::Health => {
                 respond::json(session, 200, Bytes::from_static(b"{\"status\":\"ok\"}")).await
             }

@@ -123,7 +123,10 @@ pub(super) fn not_admitted(api: Api, not: NotAdmitted, last: Option<Stop>) -> St
             format!("no worker became free within {:.1} s", waited.as_secs_f64()),
         )
         .retry_after(retry_after),
-        NotAdmitted::Closed => refuse(ErrorKind::Unavailable, "the endpoint was removed".into()),
+        NotAdmitted::Closed => refuse(
+            ErrorKind::Unavailable,
+            "the endpoint or the gateway is going away".into(),
+        ),
     };
     Stop::Refused(refusal, Outcome::NoWorker)
 }

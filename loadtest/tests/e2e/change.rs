@@ -2,6 +2,7 @@
 
 use loadtest::harness::{ConfigDir, Gateway, wait_until};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;
 
@@ -156,4 +157,167 @@ async fn a_reload_changes_live_workers_where_it_can_and_says_where_it_cannot() {
     wait_fleet(&gateway, "the second waits", |fleet| waiting(fleet) == 1).await;
     assert_eq!(first.await.expect("an answer"), 200);
     assert_eq!(second.await.expect("an answer"), 200);
+}
+
+/// A connection of its own, kept open; one answer is read off it.
+struct RawClient(tokio::net::TcpStream);
+
+impl RawClient {
+    async fn connect(gateway: &Gateway) -> Self {
+        let address = gateway.base_url.trim_start_matches("http://");
+        let stream = tokio::net::TcpStream::connect(address).await;
+        Self(stream.expect("a connection"))
+    }
+
+    /// The whole answer, which has to have a length.
+    async fn ask(&mut self, method: &str, path: &str, body: &str) -> String {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        self.0
+            .write_all(request.as_bytes())
+            .await
+            .expect("still open");
+        let mut seen = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&seen).to_lowercase();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "));
+                let length: usize = length.expect("a length").parse().expect("a number");
+                if body.len() >= length {
+                    return text;
+                }
+            }
+            let read = self.0.read_buf(&mut seen).await.expect("an answer");
+            assert!(read > 0, "closed after {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn on_sigterm_readiness_goes_first_and_kept_connections_are_served_to_the_end() {
+    let config = ConfigDir::new(&format!("{SERVER}stop_delay: 1.5\n")).expect("config");
+    config
+        .write_endpoint(
+            "fake",
+            &local_endpoint("min_load: 1\nmax_workers: 1", "--a-ms 50"),
+        )
+        .expect("an endpoint file");
+    let mut gateway = Gateway::start(config).await.expect("a gateway");
+    wait_fleet(&gateway, "a worker", |fleet| phases(fleet) == ["ready"]).await;
+    let mut kept = RawClient::connect(&gateway).await;
+    let mut kept_longer = RawClient::connect(&gateway).await;
+    for connection in [&mut kept, &mut kept_longer] {
+        let answer = connection.ask("GET", "/health", "").await;
+        assert!(
+            answer.contains("200 ok") && answer.contains("keep-alive"),
+            "{answer}"
+        );
+    }
+    let url = format!("{}/generate_stream", gateway.base_url);
+    let long = tokio::spawn(async move { events(post(&url, &generate(70)).await).await });
+    wait_fleet(&gateway, "the stream runs", |fleet| in_flight(fleet) == 1).await;
+
+    gateway
+        .child
+        .signal(rustix::process::Signal::TERM)
+        .expect("SIGTERM");
+    let readyz = format!("{}/readyz", gateway.admin_url);
+    assert!(
+        wait_until(PATIENCE, || async {
+            let answer = client().get(&readyz).send().await.expect("it still serves");
+            answer.status() == 503
+        })
+        .await
+    );
+    // Still listening, on new connections and on old ones, each for one more request.
+    let mut new = RawClient::connect(&gateway).await;
+    let body = generate(1).to_string();
+    for connection in [&mut new, &mut kept] {
+        let answer = connection.ask("POST", "/generate", &body).await;
+        assert!(answer.contains("200 ok"), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+    // Then not listening any more, but a request on a kept connection is no failed request.
+    let address = gateway.base_url.trim_start_matches("http://").to_owned();
+    assert!(
+        wait_until(PATIENCE, || async {
+            tokio::net::TcpStream::connect(&address).await.is_err()
+        })
+        .await
+    );
+    let answer = kept_longer.ask("POST", "/generate", &body).await;
+    assert!(
+        answer.contains("200 ok") && answer.contains("connection: close"),
+        "{answer}"
+    );
+    let streamed = long.await.expect("joined").expect("whole");
+    assert!(streamed.last().expect("events").json()["generated_text"].is_string());
+    let status = gateway.child.wait_for_exit(PATIENCE).await.expect("an end");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_idle_gateway_ends_at_once_and_a_second_signal_does_not_wait() {
+    let config = ConfigDir::new("scaler_interval: 0.1\ngrace_period: 60\n").expect("config");
+    let worker = fake_worker(loadtest::fakes::worker::Settings::default()).await;
+    config
+        .write_endpoint("fake", &fixed_endpoint("fake", &[worker.url()], ""))
+        .expect("an endpoint file");
+    let mut gateway = Gateway::start(config).await.expect("a gateway");
+    // An idle kept connection holds nothing up.
+    let mut kept = RawClient::connect(&gateway).await;
+    kept.ask("GET", "/health", "").await;
+    let asked = tokio::time::Instant::now();
+    let status = gateway.child.stop(PATIENCE).await.expect("an end");
+    assert_eq!(status.code(), Some(0));
+    assert!(asked.elapsed().as_secs() < 15, "{:?}", asked.elapsed());
+
+    let config = ConfigDir::new("scaler_interval: 0.1\ngrace_period: 60\n").expect("config");
+    config
+        .write_endpoint(
+            "fake",
+            &fixed_endpoint("fake", &["http://127.0.0.1:9".to_owned()], ""),
+        )
+        .expect("an endpoint file");
+    let mut gateway = Gateway::start(config).await.expect("a gateway");
+    let url = format!("{}/generate", gateway.base_url);
+    let held = tokio::spawn(async move { client().post(url).json(&generate(1)).send().await });
+    wait_fleet(&gateway, "held", |fleet| waiting(fleet) == 1).await;
+    gateway
+        .child
+        .signal(rustix::process::Signal::TERM)
+        .expect("SIGTERM");
+    assert!(
+        wait_until(PATIENCE, || async {
+            gateway.child.log().contains("a second signal")
+        })
+        .await
+    );
+    let status = gateway.child.stop(PATIENCE).await.expect("an end");
+    assert_eq!(status.code(), Some(130));
+    assert!(held.await.expect("joined").is_err());
+}
+
+#[tokio::test]
+async fn a_request_still_held_when_the_grace_period_is_over_is_told_so() {
+    let config = ConfigDir::new("scaler_interval: 0.1\ngrace_period: 0.5\n").expect("config");
+    config
+        .write_endpoint(
+            "fake",
+            &fixed_endpoint("fake", &["http://127.0.0.1:9".to_owned()], ""),
+        )
+        .expect("an endpoint file");
+    let mut gateway = Gateway::start(config).await.expect("a gateway");
+    let url = format!("{}/v1/chat/completions", gateway.base_url);
+    let held = tokio::spawn(async move { post_json(&url, &chat(1, false)).await });
+    wait_fleet(&gateway, "held", |fleet| waiting(fleet) == 1).await;
+    let status = gateway.child.stop(PATIENCE).await.expect("an end");
+    assert_eq!(status.code(), Some(0));
+    let (status, body) = held.await.expect("an answer");
+    assert_eq!(status, 503, "{body}");
+    assert!(body["error"]["message"].is_string(), "{body}");
 }
