@@ -28,7 +28,7 @@ use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
 use crate::probe::Prober;
-use crate::proxy::{AcceptedKey, Gateway, KeyRing, ProxySettings};
+use crate::proxy::{Gateway, KeyRing, ProxySettings};
 use crate::scaler::{Markets, Scaler};
 use crate::telemetry::{AccessLog, DecisionLog, Metrics, now};
 
@@ -48,6 +48,7 @@ pub fn run(config: Config, origin: Option<Origin>) -> Result<()> {
     let Config {
         server: settings,
         endpoints,
+        access,
     } = config;
     refuse_unbuilt_markets(&endpoints)?;
     listen::check_free(settings.listen, "listen")?;
@@ -76,7 +77,8 @@ pub fn run(config: Config, origin: Option<Origin>) -> Result<()> {
         ledger.installation(),
         fixed_workers(&endpoints),
     ));
-    let proxy_settings = Arc::new(ArcSwap::from_pointee(proxy_settings(&settings)));
+    let keys = KeyRing::new(&access, &KeyRing::default());
+    let proxy_settings = Arc::new(ArcSwap::from_pointee(proxy_settings(&settings, keys)));
 
     let scaler = Scaler::new(
         Arc::clone(&fleet),
@@ -177,14 +179,9 @@ fn refuse_unbuilt_markets(endpoints: &[Endpoint]) -> Result<()> {
     Ok(())
 }
 
-fn proxy_settings(settings: &ServerConfig) -> ProxySettings {
-    let keys = settings
-        .api_keys
-        .iter()
-        .map(|key| AcceptedKey::new(&key.name, key.key.expose()))
-        .collect();
+fn proxy_settings(settings: &ServerConfig, keys: KeyRing) -> ProxySettings {
     ProxySettings {
-        keys: KeyRing::new(keys),
+        keys,
         max_body_bytes: settings.max_body_bytes,
         body_timeout: settings.body_timeout,
     }

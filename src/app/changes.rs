@@ -11,7 +11,6 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         listen,
         admin_listen,
         insecure: _,
-        api_keys: _,
         admin_token: _,
         state_dir,
         threads,

@@ -11,7 +11,7 @@ use crate::config::{self, Files, ServerConfig};
 use crate::domain::Endpoint;
 use crate::fleet::Fleet;
 use crate::market::FixedMarket;
-use crate::proxy::ProxySettings;
+use crate::proxy::{KeyRing, ProxySettings};
 use crate::telemetry::Metrics;
 
 pub(super) struct Reloader {
@@ -68,8 +68,9 @@ impl Reloader {
         let token = config.server.admin_token.as_ref();
         let token = token.map(|token| Arc::new(AdminToken::new(token.expose())));
         self.admin_token.store(token);
+        let keys = KeyRing::new(&config.access, &self.proxy_settings.load().keys);
         self.proxy_settings
-            .store(Arc::new(proxy_settings(&config.server)));
+            .store(Arc::new(proxy_settings(&config.server, keys)));
         self.fixed.replace(fixed_workers(&config.endpoints));
         self.fleet.replace_settings(&config.endpoints);
         let names = config.endpoints.iter();

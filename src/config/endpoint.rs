@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::groups;
+use super::keys::{self, KeyList};
 use super::section::{Reader, Section, as_written, shown};
 use super::tree::{NOTHING, Node};
 use crate::domain::{
@@ -38,6 +39,7 @@ pub(super) struct EndpointFile {
     pub(super) endpoint: Option<Endpoint>,
     /// Everything a request's `model` may say to mean this endpoint.
     pub(super) names: Vec<Name>,
+    pub(super) keys: KeyList,
     /// Every setting, defaults included; nothing from the environment.
     pub(super) summary: Value,
 }
@@ -84,6 +86,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     };
     let times = times(&s);
     let (market, groups) = groups::read(&s);
+    let keys = keys::read(&s, false);
     let endpoint = name.as_ref().map(|name| Endpoint {
         name: EndpointName::new(&name.text),
         model_names,
@@ -99,6 +102,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     EndpointFile {
         endpoint,
         names: name.into_iter().chain(models).collect(),
+        keys,
         summary: s.finish(),
     }
 }

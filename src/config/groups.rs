@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::endpoint::is_plain_name;
+use super::keys;
 use super::market::{self, MarketSection};
 use super::section::{REDACTED, Section, as_written, shown};
 use super::tree::{Kind, Node};
@@ -102,6 +103,7 @@ fn given_group(s: &Section, market: &MarketSection) -> Option<WorkerGroup> {
         speed_prior: default_prior(engine),
         max_concurrency: None,
         usd_per_hour: UsdPerHour::ZERO,
+        api_key: None,
     })
 }
 
@@ -137,6 +139,7 @@ fn group(
     };
     let max_concurrency = g.optional_count("max_concurrency", 1..=100_000);
     let usd_per_hour = UsdPerHour(g.number("usd_per_hour", 0.0, 0.0..=10_000.0));
+    let api_key = keys::worker_key(&g);
     let source = source(&g, market);
     let group = engine.map(|engine| WorkerGroup {
         name,
@@ -145,6 +148,7 @@ fn group(
         speed_prior,
         max_concurrency,
         usd_per_hour,
+        api_key,
     });
     (group, g.finish())
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use super::groups::{ENGINES, engine};
+use super::keys;
 use super::section::{Section, as_written, shown};
 use super::tree::{Kind, Node};
 use crate::domain::{EngineKind, FixedWorker, MarketKind};
@@ -109,10 +110,15 @@ fn kind(text: &str) -> Option<MarketKind> {
 
 fn given_worker(s: &Section, node: &Node) -> Option<FixedWorker> {
     let w = s.reader.section(node, "a given worker");
+    let api_key = keys::worker_key(&w);
     let worker = w.required("url", URL).and_then(|node| {
         let url = w.text_of(node, "url")?;
         match address(&url) {
-            Ok(address) => Some(FixedWorker { url, address }),
+            Ok(address) => Some(FixedWorker {
+                url,
+                address,
+                api_key,
+            }),
             Err(why) => {
                 let what = format!("url {}: {why}", shown(node));
                 w.reader.mistake_at(node, what, URL);

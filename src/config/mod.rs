@@ -3,6 +3,7 @@
 mod endpoint;
 mod files;
 mod groups;
+mod keys;
 mod market;
 mod mistakes;
 mod section;
@@ -17,13 +18,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::domain::Endpoint;
+use crate::domain::{Access, Endpoint};
 use endpoint::Name;
 use files::SERVER_FILE;
 pub use files::{Files, SourceFile, read as read_files};
 pub use mistakes::{Mistake, Mistakes};
 use section::Reader;
-pub use server::{ApiKey, LocalMarketConfig, Secret, ServerConfig};
+pub use server::{LocalMarketConfig, ServerConfig};
 use tree::Node;
 
 #[derive(Clone, Debug)]
@@ -31,6 +32,7 @@ pub struct Config {
     pub server: ServerConfig,
     /// Never empty; names are unique.
     pub endpoints: Vec<Endpoint>,
+    pub access: Access,
 }
 
 /// Reads an environment variable.
@@ -78,15 +80,26 @@ fn read_all(files: &Files, env: Env) -> Result<(Config, Value), Mistakes> {
     let mut endpoints = Vec::new();
     let mut summaries = Vec::new();
     let mut names: Vec<(&SourceFile, Name)> = Vec::new();
+    let mut keys = Vec::new();
     for file in files.endpoints.iter().filter(readable) {
         let Some(read) = read_file(file, env, &mistakes, endpoint::read) else {
             continue;
         };
         refuse_shared_names(file, &read.names, &names, &mistakes);
         names.extend(read.names.into_iter().map(|name| (file, name)));
-        endpoints.extend(read.endpoint);
+        if let Some(endpoint) = read.endpoint {
+            keys.push((endpoint.name.clone(), read.keys));
+            endpoints.push(endpoint);
+        }
         summaries.push(read.summary);
     }
+    let server = server.map(|file| {
+        if keys.iter().any(|(_, keys)| keys.is_empty()) {
+            mistakes.borrow_mut().extend(file.open_to_all);
+        }
+        let access = keys::access(file.keys, keys, &mistakes);
+        (file.config, access, file.summary)
+    });
     let mut mistakes = mistakes.into_inner();
     if files.endpoints.is_empty() && files.unreadable.is_empty() {
         mistakes.push(no_endpoint(&files.server));
@@ -94,9 +107,14 @@ fn read_all(files: &Files, env: Env) -> Result<(Config, Value), Mistakes> {
     mistakes.sort();
     mistakes.dedup();
     match server {
-        Some((server, summary)) if mistakes.is_empty() => {
+        Some((server, access, summary)) if mistakes.is_empty() => {
             let summary = json!({"server": summary, "endpoints": summaries});
-            Ok((Config { server, endpoints }, summary))
+            let config = Config {
+                server,
+                endpoints,
+                access,
+            };
+            Ok((config, summary))
         }
         _ => Err(Mistakes(mistakes)),
     }

@@ -238,7 +238,10 @@ impl<'n> Section<'n, '_> {
     pub(super) fn wrong_type(&self, node: &Node, key: &str, expected: impl Into<String>) {
         let what = match &node.kind {
             // A secret in the wrong shape is still one.
-            Kind::Text(_) if ["api_keys", "admin_token", "key", "env"].contains(&key) => {
+            Kind::Text(_)
+                if ["api_keys", "admin_token", "key", "sha256", "api_key", "env"]
+                    .contains(&key) =>
+            {
                 format!("{key} is text")
             }
             Kind::Text(_) => format!("{key} is the text {}", shown(node)),

@@ -1,6 +1,5 @@
 //! `tidegate.yaml`: what concerns the whole server.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +7,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
-use super::section::{REDACTED, Reader, Section, as_written, shown};
+use super::keys::{self, KeyList};
+use super::mistakes::Mistake;
+use super::section::{REDACTED, Reader, Section, shown};
 use super::tree::{Kind, NOTHING, Node};
+use crate::domain::Secret;
 
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -17,7 +19,6 @@ pub struct ServerConfig {
     pub admin_listen: SocketAddr,
     /// Allows listeners that are neither loopback nor protected.
     pub insecure: bool,
-    pub api_keys: Vec<ApiKey>,
     /// Needed by admin calls that change something.
     pub admin_token: Option<Secret>,
     pub state_dir: PathBuf,
@@ -36,12 +37,6 @@ pub struct ServerConfig {
     pub log: String,
 }
 
-#[derive(Clone, Debug)]
-pub struct ApiKey {
-    pub name: String,
-    pub key: Secret,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalMarketConfig {
     /// Processes at most, in any state.
@@ -50,41 +45,26 @@ pub struct LocalMarketConfig {
     pub keep_on_exit: bool,
 }
 
-/// A value that no message, log or error shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(REDACTED)
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(REDACTED)
-    }
-}
-
-const SECRET_CHARACTERS_MIN: usize = 16;
 const MIB: usize = 1 << 20;
 
-/// The settings and their summary.
-pub(super) fn read(reader: &Reader, root: &Node) -> (ServerConfig, Value) {
+/// What the file says.
+pub(super) struct ServerFile {
+    pub(super) config: ServerConfig,
+    pub(super) keys: KeyList,
+    /// To be told if not every endpoint has keys of its own.
+    pub(super) open_to_all: Option<Mistake>,
+    pub(super) summary: Value,
+}
+
+pub(super) fn read(reader: &Reader, root: &Node) -> ServerFile {
     let s = reader.section(root, "the file");
     let local_address = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let address = "an address and port such as 127.0.0.1:8080";
+    let keys = keys::read(&s, true);
     let config = ServerConfig {
         listen: s.parsed("listen", local_address(8080), address),
         admin_listen: s.parsed("admin_listen", local_address(9464), address),
         insecure: s.flag("insecure", false),
-        api_keys: api_keys(&s),
         admin_token: admin_token(&s),
         state_dir: state_dir(&s),
         threads: s.count("threads", 0, 0..=1024) as usize,
@@ -98,8 +78,13 @@ pub(super) fn read(reader: &Reader, root: &Node) -> (ServerConfig, Value) {
         log: log(&s),
     };
     refuse_shared_port(&s, &config);
-    refuse_open_listeners(&s, &config);
-    (config, s.finish())
+    refuse_open_admin(&s, &config);
+    ServerFile {
+        open_to_all: open_to_all(&s, &config),
+        config,
+        keys,
+        summary: s.finish(),
+    }
 }
 
 fn admin_token(s: &Section) -> Option<Secret> {
@@ -145,68 +130,10 @@ fn local_market(s: &Section) -> LocalMarketConfig {
     config
 }
 
-fn api_keys(s: &Section) -> Vec<ApiKey> {
-    let mut keys: Vec<ApiKey> = Vec::new();
-    let mut summary = Vec::new();
-    for node in s.list("api_keys") {
-        let entry = s.reader.section(node, "an API key");
-        let name = key_name(&entry);
-        let key = entry
-            .required("key", "the key, usually ${NAME} of an environment variable")
-            .and_then(|node| secret(&entry, node, "key"));
-        entry.show("key", REDACTED);
-        if let (Some(name), Some(key)) = (name, key) {
-            if keys.iter().any(|other| other.name == name) {
-                let what = format!(
-                    "a second API key named {}",
-                    entry.get("name").map(shown).unwrap_or_default()
-                );
-                let expected = "a name of its own for each key";
-                s.reader.mistake_at(node, what, expected);
-            } else if keys.iter().any(|other| other.key == key) {
-                let what = "an API key that is in the list already";
-                s.reader
-                    .mistake_at(node, what, "a key of its own for each name");
-            }
-            keys.push(ApiKey { name, key });
-        }
-        summary.push(entry.finish());
-    }
-    s.show("api_keys", summary);
-    keys
-}
-
-fn key_name(entry: &Section) -> Option<String> {
-    let expected = "a name for the key, used for fairness and in logs";
-    let node = entry.required("name", expected)?;
-    entry.show("name", as_written(node));
-    let name = entry.text_of(node, "name")?;
-    if name.trim().is_empty() {
-        entry.reader.mistake_at(node, "name is empty", expected);
-        return None;
-    }
-    Some(name)
-}
-
+/// A token may be written out: it opens nothing from afar unless the admin port is exposed.
 fn secret(s: &Section, node: &Node, key: &str) -> Option<Secret> {
     let value = s.text_of(node, key)?;
-    if value.chars().count() < SECRET_CHARACTERS_MIN {
-        let what = format!("{key} is too short to be secret");
-        s.reader.mistake_at(
-            node,
-            what,
-            format!("at least {SECRET_CHARACTERS_MIN} characters"),
-        );
-        return None;
-    }
-    // Anything else never arrives in a header; a line break at the end of a variable is the usual case.
-    if !value.chars().all(|c| c.is_ascii_graphic()) {
-        let what = format!("{key} has characters that no header carries");
-        let expected = "ASCII letters, digits and signs, without blanks and line breaks";
-        s.reader.mistake_at(node, what, expected);
-        return None;
-    }
-    Some(Secret(value))
+    keys::fit_for_header(s, node, key, &value).then(|| Secret::new(value))
 }
 
 /// Port 0 is any free one; an unspecified address takes a port from all others.
@@ -221,27 +148,33 @@ fn refuse_shared_port(s: &Section, config: &ServerConfig) {
     }
 }
 
-/// A key that is there but wrong has its own mistake and makes none here.
-fn refuse_open_listeners(s: &Section, config: &ServerConfig) {
-    if config.insecure {
-        return;
-    }
-    let no_keys = s
-        .get("api_keys")
-        .is_none_or(|node| matches!(&node.kind, Kind::List(keys) if keys.is_empty()));
-    if !config.listen.ip().is_loopback() && no_keys {
-        open(s, "listen", "API keys", "api_keys");
-    }
-    if !config.admin_listen.ip().is_loopback() && s.get("admin_token").is_none() {
-        open(s, "admin_listen", "admin_token", "admin_token");
+fn refuse_open_admin(s: &Section, config: &ServerConfig) {
+    let protected =
+        config.insecure || config.admin_listen.ip().is_loopback() || s.get("admin_token").is_some();
+    if !protected && let Some(mistake) = open(s, "admin_listen", "admin_token", "admin_token") {
+        s.reader.mistakes.borrow_mut().push(mistake);
     }
 }
 
-fn open(s: &Section, listener: &'static str, missing: &str, key: &str) {
-    if let Some(node) = s.get(listener) {
-        let address = shown(node);
-        let what = format!("{listener} is {address}, open to the network without {missing}");
-        let expected = format!("{key}, a loopback address, or insecure: true");
-        s.reader.mistake_at(node, what, expected);
+/// A key that is there but wrong has its own mistake and makes none here.
+fn open_to_all(s: &Section, config: &ServerConfig) -> Option<Mistake> {
+    let no_keys = s
+        .get("api_keys")
+        .is_none_or(|node| matches!(&node.kind, Kind::List(keys) if keys.is_empty()));
+    if config.insecure || config.listen.ip().is_loopback() || !no_keys {
+        return None;
     }
+    open(s, "listen", "API keys", "api_keys")
+}
+
+fn open(s: &Section, listener: &'static str, missing: &str, key: &str) -> Option<Mistake> {
+    let node = s.get(listener)?;
+    let address = shown(node);
+    Some(Mistake {
+        file: s.reader.file.to_owned(),
+        line: node.line,
+        column: node.column,
+        what: format!("{listener} is {address}, open to the network without {missing}"),
+        expected: format!("{key}, a loopback address, or insecure: true"),
+    })
 }

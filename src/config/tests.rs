@@ -1,6 +1,7 @@
 //! Each kind of mistake with its exact place, and what a right configuration becomes.
 
 mod files;
+mod keys;
 mod secrets;
 mod syntax;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{EngineKind, MarketKind, Source};
+use crate::domain::{EngineKind, MarketKind, Secret, Source};
 
 fn env(name: &str) -> Option<String> {
     match name {
@@ -100,7 +101,7 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
     );
     check_endpoint(
         "zzz: 1\n",
-        &["e.yaml:1:1: unknown key zzz; expected one of cold_mult,"],
+        &["e.yaml:1:1: unknown key zzz; expected one of api_keys,"],
     );
     check_server(
         "local_market: {slot: 3}\n",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointName, GroupName, TokensPerSecond, UsdPerHour};
+use super::{EndpointName, GroupName, Secret, TokensPerSecond, UsdPerHour};
 
 /// One model service: a name, its limits and the groups of workers behind it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -137,6 +137,23 @@ pub struct WorkerGroup {
     pub max_concurrency: Option<u32>,
     /// Pretend or known price, for markets that do not state one.
     pub usd_per_hour: UsdPerHour,
+    /// What the engine wants to see as `Authorization: Bearer`.
+    #[serde(skip)]
+    pub api_key: Option<Secret>,
+}
+
+impl WorkerGroup {
+    /// The key for the worker at `address`: its own, else the group's.
+    pub fn key_for(&self, address: SocketAddr) -> Option<&Secret> {
+        let own = match &self.source {
+            Source::Fixed { workers } => workers
+                .iter()
+                .find(|worker| worker.address == address)
+                .and_then(|worker| worker.api_key.as_ref()),
+            Source::Local(_) | Source::Vast(_) => None,
+        };
+        own.or(self.api_key.as_ref())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,6 +213,8 @@ pub struct FixedWorker {
     /// As written, for display.
     pub url: String,
     pub address: SocketAddr,
+    #[serde(skip)]
+    pub api_key: Option<Secret>,
 }
 
 /// Kept as written until the market client parses it.

@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod choice;
+mod client;
 mod endpoint;
 mod ids;
 mod plan;
@@ -13,6 +14,7 @@ mod units;
 mod worker;
 
 pub use choice::{Candidate, Choice, NoWorker};
+pub use client::{Access, ApiKey, KeyLimits, KeyScope, NeedsKey, Secret};
 pub use endpoint::{
     Endpoint, EngineKind, FixedWorker, LocalLaunch, MarketKind, RequestLimits, RetrySettings,
     RoutingSettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch, WaitingSettings,

@@ -11,10 +11,18 @@ pub enum ErrorKind {
     /// The request cannot be served as written.
     BadRequest,
     Unauthorized,
+    /// The key is for other endpoints.
+    Forbidden,
+    /// The client has used up what it may.
+    RateLimited,
     UnknownModel,
     UnknownRoute,
     MethodNotAllowed,
     BodyTooLarge,
+    UriTooLong,
+    HeaderTooLarge,
+    /// `Expect` asks for what nobody here does.
+    ExpectationFailed,
     /// The client took too long to send the request.
     RequestTimeout,
     /// Every place to run or wait is taken.
@@ -28,13 +36,18 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    pub const ALL: [ErrorKind; 12] = [
+    pub const ALL: [ErrorKind; 17] = [
         ErrorKind::BadRequest,
         ErrorKind::Unauthorized,
+        ErrorKind::Forbidden,
+        ErrorKind::RateLimited,
         ErrorKind::UnknownModel,
         ErrorKind::UnknownRoute,
         ErrorKind::MethodNotAllowed,
         ErrorKind::BodyTooLarge,
+        ErrorKind::UriTooLong,
+        ErrorKind::HeaderTooLarge,
+        ErrorKind::ExpectationFailed,
         ErrorKind::RequestTimeout,
         ErrorKind::Overloaded,
         ErrorKind::Unavailable,
@@ -46,8 +59,14 @@ impl ErrorKind {
     /// `error_type` as TGI and its client use it; the client falls back to the status for words it does not know.
     fn tgi_type(self) -> &'static str {
         match self {
-            ErrorKind::BadRequest | ErrorKind::BodyTooLarge => "validation",
+            ErrorKind::BadRequest
+            | ErrorKind::BodyTooLarge
+            | ErrorKind::UriTooLong
+            | ErrorKind::HeaderTooLarge
+            | ErrorKind::ExpectationFailed => "validation",
             ErrorKind::Unauthorized => "unauthorized",
+            ErrorKind::Forbidden => "forbidden",
+            ErrorKind::RateLimited => "rate_limited",
             ErrorKind::UnknownModel | ErrorKind::UnknownRoute => "not_found",
             ErrorKind::MethodNotAllowed => "method_not_allowed",
             ErrorKind::RequestTimeout | ErrorKind::UpstreamTimeout => "timeout",
@@ -62,10 +81,15 @@ impl ErrorKind {
         match self {
             ErrorKind::BadRequest => ("invalid_request_error", None),
             ErrorKind::Unauthorized => ("authentication_error", Some("invalid_api_key")),
+            ErrorKind::Forbidden => ("permission_error", Some("insufficient_permissions")),
+            ErrorKind::RateLimited => ("rate_limit_error", Some("rate_limit_exceeded")),
             ErrorKind::UnknownModel => ("not_found_error", Some("model_not_found")),
             ErrorKind::UnknownRoute => ("not_found_error", Some("unknown_route")),
             ErrorKind::MethodNotAllowed => ("invalid_request_error", Some("method_not_allowed")),
             ErrorKind::BodyTooLarge => ("invalid_request_error", Some("body_too_large")),
+            ErrorKind::UriTooLong => ("invalid_request_error", Some("uri_too_long")),
+            ErrorKind::HeaderTooLarge => ("invalid_request_error", Some("header_too_large")),
+            ErrorKind::ExpectationFailed => ("invalid_request_error", Some("expectation_failed")),
             ErrorKind::RequestTimeout => ("invalid_request_error", Some("request_timeout")),
             ErrorKind::Overloaded => ("server_error", Some("overloaded")),
             ErrorKind::Unavailable => ("server_error", Some("unavailable")),
@@ -82,10 +106,15 @@ pub fn status_for(api: Option<Api>, kind: ErrorKind) -> u16 {
         ErrorKind::BadRequest if api.is_some_and(Api::is_tgi) => 422,
         ErrorKind::BadRequest => 400,
         ErrorKind::Unauthorized => 401,
+        ErrorKind::Forbidden => 403,
         ErrorKind::UnknownModel | ErrorKind::UnknownRoute => 404,
         ErrorKind::MethodNotAllowed => 405,
         ErrorKind::RequestTimeout => 408,
         ErrorKind::BodyTooLarge => 413,
+        ErrorKind::UriTooLong => 414,
+        ErrorKind::ExpectationFailed => 417,
+        ErrorKind::RateLimited => 429,
+        ErrorKind::HeaderTooLarge => 431,
         ErrorKind::Internal => 500,
         ErrorKind::UpstreamFailed => 502,
         ErrorKind::Overloaded | ErrorKind::Unavailable => 503,

@@ -1,6 +1,7 @@
 //! The shared state where the request path and the scaler meet: workers and their load, the waiting
 //! rooms, demand. No network, no decisions of its own: `policy` decides, this claims and counts.
 
+mod account;
 mod claim;
 mod demand;
 mod endpoint;
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 
 use crate::domain::{Endpoint, EndpointName};
 
+pub use account::{Account, Allowance, Quotas};
 pub use claim::Claim;
 pub use endpoint::{Admission, EndpointFleet, NoClaim, Ticket};
 pub use load::LoadView;

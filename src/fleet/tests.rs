@@ -58,6 +58,7 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
             },
             max_concurrency,
             usd_per_hour: UsdPerHour::ZERO,
+            api_key: None,
         }],
     }
 }

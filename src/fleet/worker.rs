@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::load::{Load, LoadView};
 use super::meter::Meter;
 use crate::domain::{
-    Candidate, EngineKind, GroupName, InstanceId, SpeedPrior, Timestamp, TokensPerSecond,
+    Candidate, EngineKind, GroupName, InstanceId, Secret, SpeedPrior, Timestamp, TokensPerSecond,
     UsdPerHour, WorkerGroup, WorkerId, WorkerPhase, WorkerView,
 };
 use crate::policy::speed::SpeedEstimate;
@@ -48,6 +48,8 @@ pub struct Contact {
     pub incarnation: u64,
     /// The model name its engine goes by, once asked.
     pub served_model: Option<String>,
+    /// What its engine wants to see as `Authorization: Bearer`.
+    pub api_key: Option<Secret>,
 }
 
 pub struct Worker {
@@ -121,18 +123,25 @@ impl Worker {
         self.contact.load_full()
     }
 
-    /// A new address is a new incarnation.
-    pub fn set_address(&self, address: Option<SocketAddr>) {
-        if self.contact().map(|contact| contact.address) == address {
-            return;
-        }
-        self.contact.store(address.map(|address| {
-            Arc::new(Contact {
+    /// A new address is a new incarnation; a new key is not.
+    pub fn set_address(&self, address: Option<SocketAddr>, group: Option<&WorkerGroup>) {
+        let key = |address| group.and_then(|group| group.key_for(address)).cloned();
+        let now = self.contact();
+        let contact = address.map(|address| match &now {
+            Some(now) if now.address == address => Contact {
+                api_key: key(address),
+                ..(**now).clone()
+            },
+            _ => Contact {
                 address,
                 incarnation: INCARNATIONS.fetch_add(1, Relaxed),
                 served_model: None,
-            })
-        }));
+                api_key: key(address),
+            },
+        });
+        if contact.as_ref() != now.as_deref() {
+            self.contact.store(contact.map(Arc::new));
+        }
     }
 
     pub fn set_served_model(&self, of: &Contact, model: String) {

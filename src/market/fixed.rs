@@ -142,6 +142,7 @@ mod tests {
         FixedWorker {
             url: format!("http://127.0.0.1:{port}/"),
             address: ([127, 0, 0, 1], port).into(),
+            api_key: None,
         }
     }
 

@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod cost;
 pub mod lifecycle;
+pub mod limits;
 pub mod queueing;
 pub mod retry;
 pub mod routing;

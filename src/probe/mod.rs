@@ -157,16 +157,21 @@ async fn probe(
 
 async fn ask(client: &reqwest::Client, worker: &Worker, contact: &Contact) -> bool {
     let engine = worker.spec.engine;
-    let url = |path: &str| format!("http://{}{}", contact.address, path);
-    let healthy = client
-        .get(url(engines::health_path(engine)))
+    let get = |path: &str| {
+        let request = client.get(format!("http://{}{}", contact.address, path));
+        match &contact.api_key {
+            Some(key) => request.bearer_auth(key.expose()),
+            None => request,
+        }
+    };
+    let healthy = get(engines::health_path(engine))
         .send()
         .await
         .is_ok_and(|answer| answer.status().is_success());
     if healthy
         && contact.served_model.is_none()
         && let Some(path) = engines::models_path(engine)
-        && let Some(model) = first_model(client, url(path)).await
+        && let Some(model) = first_model(get(path)).await
     {
         worker.set_served_model(contact, model);
     }
@@ -174,8 +179,8 @@ async fn ask(client: &reqwest::Client, worker: &Worker, contact: &Contact) -> bo
 }
 
 /// The name the engine gives its first model; some engines refuse requests under another.
-async fn first_model(client: &reqwest::Client, url: String) -> Option<String> {
-    let mut answer = client.get(url).send().await.ok()?;
+async fn first_model(list: reqwest::RequestBuilder) -> Option<String> {
+    let mut answer = list.send().await.ok()?;
     if !answer.status().is_success() {
         return None;
     }

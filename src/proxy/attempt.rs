@@ -221,6 +221,7 @@ impl Gateway {
         let prompt = ending
             .prompt_tokens
             .map_or(request.predicted.prompt_tokens, f64::from);
+        self.took(&request.admitted, prompt + f64::from(output));
         let kappa = endpoint.settings().routing.kappa;
         endpoint.settled(&request.predicted, &cost(prompt, f64::from(output), kappa));
         if ending.complete {

@@ -90,6 +90,9 @@ async fn talk(
     head.insert_header(header::CONTENT_TYPE, "application/json")?;
     head.insert_header(header::ACCEPT, "application/json, text/event-stream")?;
     head.insert_header(header::CONTENT_LENGTH, exchange.body.len().to_string())?;
+    if let Some(key) = &contact.api_key {
+        head.insert_header(header::AUTHORIZATION, format!("Bearer {}", key.expose()))?;
+    }
     if let Some(traceparent) = traceparent {
         head.insert_header("traceparent", traceparent.as_ref())?;
     }

@@ -1,6 +1,7 @@
 //! The data path, one file per phase: route, authorize, read_request, admit, forward, relay, settle.
 
 mod admit;
+mod allow;
 mod attempt;
 mod authorize;
 mod client;
@@ -11,6 +12,7 @@ mod models;
 mod read_request;
 mod record;
 mod relay;
+mod reply_headers;
 mod respond;
 mod route;
 mod serve;
@@ -24,6 +26,7 @@ use async_trait::async_trait;
 use pingora::Result;
 use pingora::connectors::http::Connector;
 use pingora::http::ResponseHeader;
+use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
@@ -31,8 +34,9 @@ use pingora::{Error, ErrorType};
 use crate::fleet::Fleet;
 use crate::telemetry::{AccessLog, Metrics};
 use record::Record;
+use reply_headers::ReplyHeadersBuilder;
 
-pub use authorize::{AcceptedKey, KeyRing};
+pub use authorize::KeyRing;
 
 /// Server-wide settings of the data path; replaced whole on reload.
 pub struct ProxySettings {
@@ -80,6 +84,10 @@ impl ProxyHttp for Gateway {
         Context {
             record: Record::new(&self.access_log),
         }
+    }
+
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(Box::new(ReplyHeadersBuilder));
     }
 
     /// Every route is answered here: the body must be read before a worker can be chosen, and

@@ -3,24 +3,24 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::domain::Endpoint;
+use crate::domain::{Endpoint, EndpointName};
 use crate::fleet::Fleet;
 
-pub(super) fn list(fleet: &Fleet, only: Option<&str>) -> Bytes {
-    let data: Vec<_> = names(fleet, only)
+/// `opens` tells which endpoints the caller may see.
+pub(super) fn list(fleet: &Fleet, opens: impl Fn(&EndpointName) -> bool) -> Bytes {
+    let data: Vec<_> = names(fleet, opens)
         .into_iter()
         .map(|id| json!({"id": id, "object": "model", "created": 0, "owned_by": "tidegate"}))
         .collect();
     Bytes::from(json!({"object": "list", "data": data}).to_string())
 }
 
-/// Names of all endpoints, or of one.
-pub(super) fn names(fleet: &Fleet, only: Option<&str>) -> Vec<String> {
+pub(super) fn names(fleet: &Fleet, opens: impl Fn(&EndpointName) -> bool) -> Vec<String> {
     fleet
         .endpoints()
         .values()
         .filter(|endpoint| !endpoint.is_removed())
-        .filter(|endpoint| only.is_none_or(|name| endpoint.name.as_str() == name))
+        .filter(|endpoint| opens(&endpoint.name))
         .flat_map(|endpoint| names_of(&endpoint.settings()))
         .collect()
 }

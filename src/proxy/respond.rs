@@ -45,7 +45,7 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
     let body = error_body(refusal.api, refusal.kind, &refusal.message, refusal.param);
     let mut header = json_header(status, body.len())?;
     if let Some(after) = refusal.retry_after {
-        header.insert_header(header::RETRY_AFTER, after.as_secs().max(1).to_string())?;
+        header.insert_header(header::RETRY_AFTER, whole_seconds(after).to_string())?;
     }
     if let Some(allow) = refusal.allow {
         header.insert_header(header::ALLOW, allow)?;
@@ -54,6 +54,11 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
         header.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
     }
     send(session, header, body).await
+}
+
+/// Rounded up: whoever comes back then is not too early.
+fn whole_seconds(after: Duration) -> u64 {
+    after.as_millis().div_ceil(1_000).max(1) as u64
 }
 
 pub(super) async fn json(session: &mut Session, status: u16, body: Bytes) -> Result<()> {

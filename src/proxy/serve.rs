@@ -7,12 +7,11 @@ use bytes::Bytes;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::authorize::client_of;
 use super::record::Record;
 use super::relay::CLIENT_WRITE_TIMEOUT;
 use super::respond::{self, Refusal};
 use super::route::{Route, classify};
-use super::stop::{Outcome, Stop, unauthorized};
+use super::stop::{Outcome, Stop};
 use super::understand::Request;
 use super::{Gateway, models};
 use crate::domain::{Api, EndpointName, PredictedCost};
@@ -71,14 +70,30 @@ impl Gateway {
 
     async fn models(&self, session: &mut Session, endpoint: Option<&str>) -> pingora::Result<()> {
         let settings = self.settings.load();
-        if client_of(session, &settings.keys).is_err() {
-            return respond::refuse(session, &unauthorized(None)).await;
-        }
-        match endpoint {
-            Some(name) if self.fleet.endpoint(name).is_none() => {
-                respond::refuse(session, &self.unknown(None, "endpoint", name)).await
+        let admitted = match self.let_in(session, None, &settings.keys) {
+            Ok(admitted) => admitted,
+            Err(stop) => return self.refuse(session, &stop).await,
+        };
+        if let Some(name) = endpoint {
+            let Some(endpoint) = self.fleet.endpoint(name) else {
+                return respond::refuse(session, &self.unknown(None, "endpoint", name)).await;
+            };
+            if let Err(stop) = self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)
+            {
+                return self.refuse(session, &stop).await;
             }
-            _ => respond::json(session, 200, models::list(&self.fleet, endpoint)).await,
+        }
+        let opens = |name: &EndpointName| {
+            endpoint.is_none_or(|only| name.as_str() == only)
+                && admitted.caller.may_call(name, &settings.keys).is_ok()
+        };
+        respond::json(session, 200, models::list(&self.fleet, opens)).await
+    }
+
+    async fn refuse(&self, session: &mut Session, stop: &Stop) -> pingora::Result<()> {
+        match stop {
+            Stop::Refused(refusal, _) => respond::refuse(session, refusal).await,
+            _ => Err(client_left()),
         }
     }
 

@@ -15,6 +15,8 @@ use crate::policy::retry::AttemptFailure;
 pub(super) enum Outcome {
     Ok,
     ClientError,
+    /// Over a limit of its key.
+    Limited,
     ClientLeft,
     /// Refused or timed out without a worker.
     NoWorker,
@@ -29,6 +31,7 @@ impl Outcome {
         match self {
             Outcome::Ok => "ok",
             Outcome::ClientError => "client_error",
+            Outcome::Limited => "limited",
             Outcome::ClientLeft => "client_left",
             Outcome::NoWorker => "no_worker",
             Outcome::UpstreamFailed => "upstream_failed",
@@ -54,14 +57,6 @@ impl From<ClientLeft> for Stop {
     fn from(_: ClientLeft) -> Self {
         Stop::ClientLeft
     }
-}
-
-pub(super) fn unauthorized(api: Option<Api>) -> Refusal {
-    Refusal::new(
-        api,
-        ErrorKind::Unauthorized,
-        "a valid API key is needed: Authorization: Bearer KEY",
-    )
 }
 
 pub(super) fn bad_request(api: Api, error: &BadRequest) -> Stop {

@@ -7,11 +7,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use pingora::proxy::Session;
 
-use super::authorize::client_of;
+use super::allow::Admitted;
 use super::read_request::read_body;
 use super::record::Record;
 use super::respond::Refusal;
-use super::stop::{Outcome, Stop, bad_request, body_stop, unauthorized};
+use super::stop::{Outcome, Stop, bad_request, body_stop};
 use super::{Gateway, models};
 use crate::domain::{Api, ClientKey, PredictedCost, RequestShape};
 use crate::engines::{self, BadRequest, Call, ErrorKind, JsonObject, peek_model, read_call};
@@ -26,6 +26,7 @@ pub(super) struct Request {
     pub(super) body_bytes: usize,
     pub(super) shape: RequestShape,
     pub(super) predicted: PredictedCost,
+    pub(super) admitted: Admitted,
     pub(super) received_at: Instant,
     pub(super) record: Record,
     pub(super) traceparent: Option<Bytes>,
@@ -43,9 +44,11 @@ impl Gateway {
         endpoint: Option<&str>,
     ) -> Result<Request, Stop> {
         let settings = self.settings.load_full();
-        let client = client_of(session, &settings.keys)
-            .map_err(|_| Stop::Refused(unauthorized(Some(api)), Outcome::ClientError))?;
-        record.key(&client);
+        let mut admitted = self.let_in(session, Some(api), &settings.keys)?;
+        record.key(&admitted.caller.client);
+        if let Some(named) = endpoint.and_then(|name| self.fleet.endpoint(name)) {
+            self.may_call(&admitted.caller, Some(api), &named.name, &settings.keys)?;
+        }
         let body = read_body(session, &settings)
             .await
             .map_err(|error| body_stop(api, error))?;
@@ -62,12 +65,14 @@ impl Gateway {
         })?;
         let endpoint = self.find_endpoint(api, endpoint, &body)?;
         record.endpoint(&endpoint.name);
+        self.may_call(&admitted.caller, Some(api), &endpoint.name, &settings.keys)?;
         let limits = endpoint.settings().limits.clone();
         let call = read_call(api, body, &limits).map_err(|error| bad_request(api, &error))?;
         refuse_unservable(api, &endpoint, &call)?;
-        let shape = shape_of(api, client, &call);
+        let shape = shape_of(api, admitted.caller.client.clone(), &call);
         let predicted = endpoint.predict(&shape);
         record.asked(&shape, &predicted);
+        self.charge(session, Some(api), &mut admitted, &predicted)?;
         endpoint.arrived(&predicted, now());
         let traceparent = session
             .get_header("traceparent")
@@ -79,6 +84,7 @@ impl Gateway {
             body_bytes,
             shape,
             predicted,
+            admitted,
             received_at: Instant::now(),
             record: record.clone(),
             traceparent,
@@ -113,7 +119,7 @@ impl Gateway {
         match (live.next(), live.next()) {
             (Some(only), None) => Ok(Arc::clone(only)),
             _ => {
-                let names = models::names(&self.fleet, None).join(", ");
+                let names = models::names(&self.fleet, |_| true).join(", ");
                 let message = format!("say which model: one of {names}");
                 let mut refusal = Refusal::new(Some(api), ErrorKind::UnknownModel, message);
                 refusal.param = Some("model");
@@ -123,7 +129,7 @@ impl Gateway {
     }
 
     pub(super) fn unknown(&self, api: Option<Api>, what: &str, name: &str) -> Refusal {
-        let names = models::names(&self.fleet, None).join(", ");
+        let names = models::names(&self.fleet, |_| true).join(", ");
         let shown: String = name.chars().take(100).collect();
         let message = format!("no {what} named {shown:?}; there is {names}");
         let mut refusal = Refusal::new(api, ErrorKind::UnknownModel, message);

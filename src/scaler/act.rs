@@ -104,7 +104,7 @@ impl Scaler {
     }
 
     pub(super) fn start(&self, endpoint: &Arc<EndpointFleet>, worker: &Arc<Worker>) {
-        worker.set_address(None);
+        worker.set_address(None, None);
         self.on_instance(endpoint, worker, "start", |market, id| async move {
             market.start(&id).await
         });

@@ -88,7 +88,8 @@ impl Scaler {
         }
         worker.set_instance(instance.id.clone());
         worker.set_price(self.price_of(endpoint, worker, instance));
-        worker.set_address(instance.address);
+        let settings = endpoint.settings();
+        worker.set_address(instance.address, settings.group(&worker.spec.group));
         self.advance(endpoint, worker, WorkerEvent::InstanceSeen(instance.state));
     }
 

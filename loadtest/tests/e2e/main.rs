@@ -6,6 +6,7 @@ mod change;
 mod clients;
 mod failures;
 mod first_answer;
+mod keys;
 mod real_model;
 mod routes;
 mod soak;

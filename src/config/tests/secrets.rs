@@ -81,7 +81,7 @@ fn keys_are_long_different_and_fit_for_a_header() {
         &["tidegate.yaml:1:38: an API key that is in the list already"],
     );
     check_server(
-        "api_keys: [{name: a, key: 'only-15-letters'}]\n",
+        "api_keys: [{name: a, key: '${SHORT}'}]\n",
         &["tidegate.yaml:1:27: key is too short to be secret; expected at least 16 characters"],
     );
     check_server(
@@ -95,6 +95,27 @@ fn keys_are_long_different_and_fit_for_a_header() {
         said.to_string()
             .starts_with("tidegate.yaml:1:14: admin_token has characters")
     );
+}
+
+#[test]
+fn a_key_that_is_written_out_is_refused_and_not_shown() {
+    for (server, endpoint) in [
+        ("api_keys: [{name: a, key: sesame-opens-every-door}]\n", ""),
+        ("", "api_keys: [{name: a, key: sesame-opens-every-door}]\n"),
+        (
+            "",
+            "market: {kind: fixed, engine: vllm, workers: [{url: 'http://127.0.0.1:1', api_key: sesame-opens-every-door}]}\n",
+        ),
+    ] {
+        let endpoint = if endpoint.starts_with("market") {
+            format!("endpoint_name: e\n{endpoint}")
+        } else {
+            format!("{GOOD}{endpoint}")
+        };
+        let said = parse_both(server, &endpoint).expect_err(server).to_string();
+        assert!(said.contains("is written out in the file"), "{said}");
+        assert!(!said.contains(SECRET), "{said}");
+    }
 }
 
 #[test]
@@ -113,7 +134,7 @@ fn a_summary_has_every_setting_and_no_secret() {
     std::fs::create_dir(dir.path().join("endpoints")).expect("a directory");
     write(
         "tidegate.yaml",
-        "api_keys: [{name: alice, key: written-out-in-the-file}]\nadmin_token: '${X}'\nstate_dir: '${X}'\n",
+        "api_keys: [{name: alice, key: '${X}'}]\nadmin_token: '${X}'\nstate_dir: '${X}'\n",
     );
     write(
         "endpoints/e.yaml",

@@ -110,6 +110,7 @@ fn group(launch: LocalLaunch) -> WorkerGroup {
         },
         max_concurrency: None,
         usd_per_hour: UsdPerHour(0.25),
+        api_key: None,
     }
 }
 
