@@ -12,6 +12,10 @@ pub struct FleetSample {
     /// Workers by the name of their phase.
     pub phases: BTreeMap<String, usize>,
     pub waiting: u64,
+    /// Requests that workers hold, as the gateway believes.
+    pub in_flight: u64,
+    /// Their predicted work that is not done.
+    pub outstanding: f64,
 }
 
 impl FleetSample {
@@ -29,6 +33,11 @@ impl FleetSample {
         all - self.count("stopped") - self.count("gone")
     }
 
+    /// Nothing waits and nothing is in flight, to the last fraction of a token.
+    pub fn is_idle(&self) -> bool {
+        self.waiting == 0 && self.in_flight == 0 && self.outstanding == 0.0
+    }
+
     fn parse(json: &str) -> serde_json::Result<Self> {
         let fleet: Fleet = serde_json::from_str(json)?;
         let mut sample = Self::default();
@@ -36,6 +45,8 @@ impl FleetSample {
             sample.waiting += endpoint.waiting.requests;
             for worker in endpoint.workers {
                 *sample.phases.entry(worker.phase.name).or_default() += 1;
+                sample.in_flight += worker.in_flight;
+                sample.outstanding += worker.outstanding;
             }
         }
         Ok(sample)
@@ -57,6 +68,10 @@ struct Endpoint {
 #[derive(Deserialize)]
 struct Worker {
     phase: Phase,
+    #[serde(default)]
+    in_flight: u64,
+    #[serde(default)]
+    outstanding: f64,
 }
 
 #[derive(Deserialize)]

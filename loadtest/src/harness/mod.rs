@@ -89,14 +89,24 @@ pub fn fake_worker_binary() -> Result<PathBuf> {
 
 /// A client for measuring: no proxy, no redirect, no timeout of its own.
 pub fn http_client() -> Result<reqwest::Client> {
+    client_builder()
+        .build()
+        .context("cannot make an HTTP client")
+}
+
+/// The same with a connection of its own for every request.
+pub fn http_client_without_pool() -> Result<reqwest::Client> {
+    let builder = client_builder().pool_max_idle_per_host(0);
+    builder.build().context("cannot make an HTTP client")
+}
+
+fn client_builder() -> reqwest::ClientBuilder {
     // Fails only if it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .tcp_nodelay(true)
-        .build()
-        .context("cannot make an HTTP client")
 }
 
 /// Writes a result's document, its folder too if need be.

@@ -2,8 +2,11 @@
 //! ends with figures and with complaints where something that must not happen did; short versions are end-to-end tests.
 
 pub mod ask;
+pub mod leavers;
 mod report;
 pub mod seam;
+mod stage;
+pub mod streams;
 pub mod told;
 
 use std::path::PathBuf;
@@ -29,17 +32,25 @@ pub struct SoakCommand {
 #[derive(Debug, Subcommand)]
 enum Part {
     Seam(seam::SeamOptions),
+    Leavers(leavers::LeaversOptions),
+    Streams(streams::StreamsOptions),
 }
 
 impl Part {
     /// Every part as `make soak` runs it.
     fn all() -> Vec<Self> {
-        vec![Part::Seam(seam::SeamOptions::default())]
+        vec![
+            Part::Seam(Default::default()),
+            Part::Leavers(Default::default()),
+            Part::Streams(Default::default()),
+        ]
     }
 
     async fn run(self) -> Result<Section> {
         match self {
             Part::Seam(options) => Ok(seam::run(&options).await?.section()),
+            Part::Leavers(options) => Ok(leavers::run(&options).await?.section()),
+            Part::Streams(options) => Ok(streams::run(&options).await?.section()),
         }
     }
 }

@@ -61,6 +61,10 @@ impl Times {
         self.0.push(time);
     }
 
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// `-` where there are none; in milliseconds.
     pub fn quantile(&self, share: f64) -> String {
         let mut sorted = self.0.clone();

@@ -1,6 +1,8 @@
 //! Short versions of `loadtest soak`; the whole runs by `make soak`.
 
+use loadtest::soak::leavers::{self, LeaversOptions};
 use loadtest::soak::seam::{self, SeamOptions};
+use loadtest::soak::streams::{self, StreamsOptions};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "streams are not continued on another worker yet"]
@@ -15,4 +17,29 @@ async fn disturbed_streams_equal_the_undisturbed_byte_for_byte() {
     let section = findings.section();
     assert!(section.complaints.is_empty(), "{section}");
     assert!(findings.struck() > 140, "{section}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_works_for_clients_that_left() {
+    let options = LeaversOptions {
+        count: 150,
+        at_once: 40,
+        ..LeaversOptions::default()
+    };
+    let findings = leavers::run(&options).await.expect("the stage stands");
+    let section = findings.section();
+    assert!(section.complaints.is_empty(), "{section}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_slow_streams_complete() {
+    let options = StreamsOptions {
+        count: 300,
+        tokens: 30,
+        workers: 2,
+        token_ms: 200,
+        ..StreamsOptions::default()
+    };
+    let findings = streams::run(&options).await.expect("the stage stands");
+    assert_eq!(findings.complete, 300, "{}", findings.section());
 }

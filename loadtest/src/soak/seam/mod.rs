@@ -17,8 +17,9 @@ use self::cases::{Case, Dice};
 pub use self::findings::Findings;
 use self::workers::Workers;
 use super::ask::ask;
+use super::stage::{fixed_endpoint, gateway_over};
 use crate::fakes::worker::{self, Settings, Worker};
-use crate::harness::{ConfigDir, Gateway, http_client, wait_until};
+use crate::harness::{Gateway, http_client};
 
 /// From asking to the end of one answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -49,8 +50,7 @@ impl Default for SeamOptions {
 }
 
 /// The endpoint under test. What it is generous with (attempts, resumptions) is bounded elsewhere; here every stream breaks.
-const ENDPOINT: &str = "probe_interval: 0.1
-retry_attempts: 10
+const ENDPOINT: &str = "retry_attempts: 10
 timeouts: {between_bytes: 1, first_byte: 20}
 ";
 
@@ -66,28 +66,8 @@ struct Stage {
 impl Stage {
     async fn set(options: &SeamOptions) -> Result<Arc<Self>> {
         let workers = Workers::start(options.workers, options.seed).await?;
-        let config = ConfigDir::new("scaler_interval: 0.1\nlog: warn")?;
-        let list: Vec<String> = workers
-            .urls()
-            .map(|url| format!("{{url: \"{url}\"}}"))
-            .collect();
-        let endpoint = format!(
-            "endpoint_name: fake\nmarket: {{kind: fixed, engine: fake, workers: [{}]}}\n{ENDPOINT}",
-            list.join(", ")
-        );
-        config.write_endpoint("fake", &endpoint)?;
-        let gateway = Gateway::start(config).await?;
-        let ready = wait_until(Duration::from_secs(30), || async {
-            gateway
-                .fleet()
-                .await
-                .is_ok_and(|fleet| fleet.ready() == options.workers)
-        });
-        anyhow::ensure!(
-            ready.await,
-            "the workers are not ready\n{}",
-            gateway.child.log_tail()
-        );
+        let urls: Vec<String> = workers.urls().map(str::to_owned).collect();
+        let gateway = gateway_over(&fixed_endpoint(&urls, ENDPOINT), "", urls.len()).await?;
         let undisturbed = worker::start("127.0.0.1:0", Settings::default()).await?;
         Ok(Arc::new(Self {
             gateway,
