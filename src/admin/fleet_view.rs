@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::domain::{
-    DemandView, FleetSnapshot, MarketKind, ScalingSettings, Timestamp, TokensPerSecond,
+    DemandView, FleetSnapshot, MarketKind, ScalingSettings, Timestamp, TokensPerSecond, WaitReason,
     WaitingView, WorkerPhase, WorkerView,
 };
 use crate::fleet::{EndpointFleet, Fleet};
@@ -24,9 +24,18 @@ struct EndpointView {
     scaling: ScalingSettings,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<PlanView>,
-    waiting: WaitingView,
+    waiting: WaitingRow,
     demand: DemandView,
     workers: Vec<WorkerRow>,
+}
+
+#[derive(Serialize)]
+struct WaitingRow {
+    #[serde(flatten)]
+    view: WaitingView,
+    reason: Option<WaitReason>,
+    /// Seconds until one that came now would be served, by the workers that serve and start.
+    expected_s: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -76,9 +85,19 @@ fn endpoint_view(endpoint: &EndpointFleet, now: Timestamp) -> EndpointView {
             wanted: plan.wanted,
             prepared_wanted: plan.prepared_wanted,
         }),
-        waiting: snapshot.waiting,
+        waiting: waiting_row(endpoint, snapshot.waiting, now),
         demand: snapshot.demand,
         workers: rows(endpoint, snapshot),
+    }
+}
+
+fn waiting_row(endpoint: &EndpointFleet, view: WaitingView, now: Timestamp) -> WaitingRow {
+    WaitingRow {
+        reason: (view.requests > 0).then(|| endpoint.wait_reason()),
+        expected_s: endpoint
+            .expected_wait(view.cost, now)
+            .map(|wait| wait.as_secs_f64()),
+        view,
     }
 }
 
@@ -121,7 +140,14 @@ pub(super) fn set_gauges(fleet: &Fleet, gauges: &FleetGauges, now: Timestamp) {
                 .with_label_values(&[name, phase])
                 .set(count as f64);
         }
-        set(&gauges.waiting_requests, snapshot.waiting.requests as f64);
+        for reason in WaitReason::ALL {
+            let here = reason == endpoint.wait_reason();
+            let count = if here { snapshot.waiting.requests } else { 0 };
+            gauges
+                .waiting_requests
+                .with_label_values(&[name, reason.as_str()])
+                .set(count as f64);
+        }
         set(&gauges.waiting_bytes, snapshot.waiting.bytes as f64);
         set(
             &gauges.in_flight_requests,

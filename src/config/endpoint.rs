@@ -76,7 +76,11 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     let waiting = WaitingSettings {
         requests_max: s.count("max_waiting_requests", 1_000, 0..=1_000_000) as usize,
         bytes_max: s.bytes("max_waiting_bytes", 256 * MIB, 0..=65_536 * MIB),
+        share_max: s.number("max_waiting_share", 0.8, 0.01..=1.0),
         wait_max: s.duration("max_wait_time", 300.0, 0.0..=DAY_S),
+        wait_max_busy: s.duration("max_wait_time_busy", 120.0, 0.0..=DAY_S),
+        events: s.flag("wait_events", false),
+        events_interval: s.duration("wait_events_interval", 10.0, 0.1..=3_600.0),
     };
     let retry = RetrySettings {
         attempts_max: s.count("retry_attempts", 3, 1..=10),

@@ -35,3 +35,25 @@ pub enum NoWorker {
     /// Every ready worker was tried for this request.
     AllTried,
 }
+
+/// What a held request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// No worker is ready: one has to start.
+    NoneReady,
+    /// There are ready workers, and all are busy.
+    AllBusy,
+}
+
+impl WaitReason {
+    pub const ALL: [WaitReason; 2] = [WaitReason::NoneReady, WaitReason::AllBusy];
+
+    /// The metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WaitReason::NoneReady => "none_ready",
+            WaitReason::AllBusy => "all_busy",
+        }
+    }
+}

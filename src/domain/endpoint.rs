@@ -84,8 +84,18 @@ pub struct RoutingSettings {
 pub struct WaitingSettings {
     pub requests_max: usize,
     pub bytes_max: usize,
+    /// Most of the room that one client may take when it is alone in it, in (0, 1].
+    pub share_max: f64,
+    /// While no worker is ready.
     #[serde(with = "super::time::seconds")]
     pub wait_max: Duration,
+    /// While there are ready workers and all are busy.
+    #[serde(with = "super::time::seconds")]
+    pub wait_max_busy: Duration,
+    /// Held streaming clients are told their place, unless a request asks otherwise.
+    pub events: bool,
+    #[serde(with = "super::time::seconds")]
+    pub events_interval: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ mod time;
 mod units;
 mod worker;
 
-pub use choice::{Candidate, Choice, NoWorker};
+pub use choice::{Candidate, Choice, NoWorker, WaitReason};
 pub use client::{Access, ApiKey, KeyLimits, KeyScope, NeedsKey, Secret};
 pub use endpoint::{
     Endpoint, EngineKind, FixedWorker, LocalLaunch, MarketKind, RequestLimits, RetrySettings,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use super::arrival::StartTimes;
 use super::claim::Claim;
 use super::demand::Demand;
 use super::load::work_units;
@@ -16,12 +17,13 @@ use super::waiting::{Held, Room};
 use super::worker::{Worker, WorkerSpec};
 use crate::domain::{
     ClientKey, Endpoint, EndpointName, FleetSnapshot, GroupName, NoWorker, PredictedCost,
-    RequestShape, ScalingPlan, Timestamp, Tokens, TokensPerSecond, UsdPerHour, WaitingView,
-    WorkerEvent, WorkerId, WorkerPhase,
+    RequestShape, ScalingPlan, Timestamp, Tokens, UsdPerHour, WaitReason, WaitingView, WorkerEvent,
+    WorkerId, WorkerPhase,
 };
-use crate::policy::admission::{Refusal, may_wait, retry_after};
+use crate::policy::admission::{Refusal, may_wait};
 use crate::policy::choose_worker;
 use crate::policy::cost::CostModel;
+use crate::policy::queueing::Claimant;
 
 /// A claim may lose the race for a worker this often before the request waits instead.
 const CLAIM_ATTEMPTS: usize = 64;
@@ -35,6 +37,21 @@ pub struct Ticket {
     pub cost: PredictedCost,
     pub body_bytes: usize,
     pub tried: Vec<WorkerId>,
+    /// Among its client's requests; the lower goes first.
+    pub priority: i32,
+    /// A stream that goes on elsewhere after its worker was lost: before everybody, and never refused.
+    pub resumed: bool,
+}
+
+impl Ticket {
+    fn claimant(&self) -> Claimant {
+        Claimant {
+            client: self.client.clone(),
+            cost: self.cost.total,
+            priority: self.priority,
+            resumed: self.resumed,
+        }
+    }
 }
 
 pub enum Admission {
@@ -68,6 +85,9 @@ pub struct EndpointFleet {
     events: Mutex<Vec<(WorkerId, WorkerEvent)>>,
     failures: DashMap<GroupName, u64>,
     last_plan: ArcSwapOption<ScalingPlan>,
+    pub(super) start_times: Mutex<StartTimes>,
+    /// What those who wait wait for.
+    pub(super) reason: watch::Sender<WaitReason>,
     wake: Arc<Notify>,
 }
 
@@ -86,6 +106,8 @@ impl EndpointFleet {
             events: Mutex::default(),
             failures: DashMap::new(),
             last_plan: ArcSwapOption::empty(),
+            start_times: Mutex::default(),
+            reason: watch::Sender::new(WaitReason::NoneReady),
             wake: Arc::clone(wake),
         })
     }
@@ -153,7 +175,8 @@ impl EndpointFleet {
             .learn(shape, prompt_tokens, output_tokens);
     }
 
-    /// A worker now, a place in the room, or a refusal. Those who wait already go first.
+    /// A worker now, a place in the room, or a refusal. Those who wait already go first, and before them
+    /// streams that are being continued.
     pub fn admit(self: &Arc<Self>, ticket: &Ticket, now: Timestamp) -> Admission {
         let settings = self.settings.load();
         if self.closed.load(Relaxed) {
@@ -162,8 +185,8 @@ impl EndpointFleet {
         if self.tried_all_ready(&ticket.tried) {
             return Admission::AllTried;
         }
-        let nobody_waits = self.room.lock().is_empty();
-        if nobody_waits {
+        let first = ticket.resumed || self.room.lock().is_empty();
+        if first {
             match self.claim(&ticket.cost, &ticket.tried) {
                 Ok(claim) => return Admission::Assigned(claim),
                 Err(NoClaim(NoWorker::AllTried)) => return Admission::AllTried,
@@ -175,16 +198,11 @@ impl EndpointFleet {
             if self.is_removed() || self.closed.load(Relaxed) {
                 return Admission::Closed;
             }
-            let view = room.view();
-            match may_wait(&view, ticket.body_bytes, &settings.waiting) {
-                Ok(()) => Ok(room.enter(
-                    &ticket.client,
-                    ticket.cost,
-                    ticket.body_bytes,
-                    ticket.tried.clone(),
-                    now,
-                )),
-                Err(refusal) => Err((refusal, view)),
+            let own = room.own(&ticket.client);
+            let may = may_wait(room.total(), own, ticket.body_bytes, &settings.waiting);
+            match may {
+                Err(refusal) if !ticket.resumed => Err(refusal),
+                _ => Ok(room.enter(ticket, &ticket.claimant(), now)),
             }
         };
         match entered {
@@ -195,19 +213,15 @@ impl EndpointFleet {
                 self.wake.notify_one();
                 Admission::Held(held)
             }
-            Err((refusal, view)) => Admission::Refused {
+            Err(refusal) => Admission::Refused {
                 refusal,
-                retry_after: retry_after(&view, self.ready_speed()),
+                retry_after: self.retry_after(now),
             },
         }
     }
 
     pub fn waiting(&self) -> WaitingView {
         self.room.lock().view()
-    }
-
-    pub fn retry_after(&self) -> Duration {
-        retry_after(&self.waiting(), self.ready_speed())
     }
 
     /// A worker broke a connection: no more requests until a probe clears it.
@@ -228,15 +242,6 @@ impl EndpointFleet {
             .filter(|worker| worker.takes_requests())
             .peekable();
         ready.peek().is_some() && ready.all(|worker| tried.contains(worker.id()))
-    }
-
-    fn ready_speed(&self) -> TokensPerSecond {
-        self.table
-            .load()
-            .iter()
-            .filter(|worker| worker.takes_requests())
-            .map(|worker| worker.speed())
-            .sum()
     }
 
     fn claim(self: &Arc<Self>, cost: &PredictedCost, tried: &[WorkerId]) -> Result<Claim, NoClaim> {
@@ -277,6 +282,7 @@ impl EndpointFleet {
 
     /// Gives free workers to waiting requests, in their order.
     pub fn dispatch(self: &Arc<Self>) {
+        self.look_why_they_wait();
         while let Some((sender, claim)) = self.next_assignment() {
             if let Err(claim) = sender.send(claim) {
                 claim.drop_quietly();
@@ -293,7 +299,7 @@ impl EndpointFleet {
                     let claim = self.claim(&waiter.cost, &waiter.tried).ok()?;
                     Some((place, claim))
                 })?;
-        match room.serve(place) {
+        match room.serve(&place) {
             Some(sender) => Some((sender, claim)),
             None => {
                 claim.drop_quietly();

@@ -2,6 +2,7 @@
 //! rooms, demand. No network, no decisions of its own: `policy` decides, this claims and counts.
 
 mod account;
+mod arrival;
 mod claim;
 mod demand;
 mod endpoint;
@@ -26,7 +27,7 @@ pub use claim::Claim;
 pub use endpoint::{Admission, EndpointFleet, NoClaim, Ticket};
 pub use load::LoadView;
 pub use meter::{Meter, MeterTotals};
-pub use waiting::Held;
+pub use waiting::{Held, News, Standing};
 pub use worker::{Contact, Worker, WorkerSpec};
 
 /// All endpoints by name.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::*;
+use crate::policy::admission::Refusal;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -30,7 +31,11 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
         waiting: WaitingSettings {
             requests_max,
             bytes_max: 1 << 20,
+            share_max: 1.0,
             wait_max: second,
+            wait_max_busy: second,
+            events: false,
+            events_interval: second,
         },
         retry: RetrySettings { attempts_max: 3 },
         limits: RequestLimits {
@@ -86,6 +91,8 @@ fn ticket(client: &str) -> Ticket {
         },
         body_bytes: 10,
         tried: Vec::new(),
+        priority: 0,
+        resumed: false,
     }
 }
 
@@ -100,6 +107,17 @@ fn held(admission: Admission) -> Held {
     match admission {
         Admission::Held(held) => held,
         _ => panic!("no worker was free"),
+    }
+}
+
+/// The worker a held request gets; `None` when the room closes.
+async fn next_claim(held: &mut Held) -> Option<Claim> {
+    loop {
+        match held.news().await {
+            News::Assigned(claim) => return Some(claim),
+            News::Closed => return None,
+            News::ReasonChanged => {}
+        }
     }
 }
 
@@ -129,7 +147,7 @@ async fn a_freed_place_goes_to_those_who_wait_and_not_to_a_newcomer() {
     let mut second = held(endpoint.admit(&ticket("a"), NOW));
     let _third = held(endpoint.admit(&ticket("b"), NOW));
     drop(first);
-    let claim = second.assigned().await.expect("the freed place");
+    let claim = next_claim(&mut second).await.expect("the freed place");
     assert_eq!(endpoint.waiting().requests, 1);
     let _fourth = held(endpoint.admit(&ticket("c"), NOW));
     drop(claim);
@@ -147,8 +165,7 @@ async fn a_new_worker_takes_the_next_waiting_request() {
     worker.set_phase(WorkerPhase::Ready, NOW);
     endpoint.dispatch();
     assert_eq!(
-        waiting
-            .assigned()
+        next_claim(&mut waiting)
             .await
             .expect("a worker")
             .worker()
@@ -187,6 +204,82 @@ fn a_full_room_refuses_and_counts_nothing() {
         Admission::Refused { .. }
     ));
     assert_eq!(endpoint.waiting().requests, 3);
+}
+
+#[test]
+fn a_client_with_its_share_of_the_room_is_refused_and_another_is_not() {
+    let mut settings = settings(None, 100);
+    settings.waiting.share_max = 0.5;
+    let endpoint = Fleet::new(&[settings]).endpoint("e").expect("configured");
+    let _flood: Vec<_> = (0..50)
+        .map(|_| held(endpoint.admit(&ticket("loud"), NOW)))
+        .collect();
+    assert!(matches!(
+        endpoint.admit(&ticket("loud"), NOW),
+        Admission::Refused {
+            refusal: Refusal::ClientShare,
+            ..
+        }
+    ));
+    let _quiet = held(endpoint.admit(&ticket("quiet"), NOW));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_continued_enters_a_full_room_and_is_served_first() {
+    let endpoint = endpoint(Some(1), 1);
+    let running = assigned(endpoint.admit(&ticket("a"), NOW));
+    let _waiting: Vec<_> = (0..3)
+        .map(|_| held(endpoint.admit(&ticket("a"), NOW)))
+        .collect();
+    let resumed = Ticket {
+        resumed: true,
+        ..ticket("b")
+    };
+    let mut resumed = held(endpoint.admit(&resumed, NOW));
+    drop(running);
+    let _continues = next_claim(&mut resumed).await.expect("the freed place");
+    assert_eq!(endpoint.waiting().requests, 3);
+}
+
+#[tokio::test]
+async fn who_waits_hears_when_a_worker_is_ready_but_busy_and_when_none_is() {
+    let endpoint = endpoint(Some(1), 0);
+    let mut first = held(endpoint.admit(&ticket("a"), NOW));
+    let mut second = held(endpoint.admit(&ticket("a"), NOW));
+    assert_eq!(second.reason(), WaitReason::NoneReady);
+    let spec = WorkerSpec::new(WorkerId::new("w"), &endpoint.settings().groups[0]);
+    let worker = endpoint.add_worker(spec, WorkerPhase::Ready, UsdPerHour::ZERO, NOW);
+    endpoint.dispatch();
+    let _running = next_claim(&mut first).await.expect("the new worker");
+    assert!(matches!(second.news().await, News::ReasonChanged));
+    assert_eq!(second.reason(), WaitReason::AllBusy);
+    worker.set_phase(WorkerPhase::Unhealthy { failed_probes: 1 }, NOW);
+    endpoint.dispatch();
+    assert!(matches!(second.news().await, News::ReasonChanged));
+    assert_eq!(second.reason(), WaitReason::NoneReady);
+}
+
+#[test]
+fn the_expected_wait_follows_what_is_ahead_what_starts_and_how_long_starts_took() {
+    let endpoint = endpoint(None, 0);
+    let spec = |id: &str| WorkerSpec::new(WorkerId::new(id), &endpoint.settings().groups[0]);
+    let first = endpoint.add_worker(spec("a"), WorkerPhase::Starting, UsdPerHour::ZERO, NOW);
+    endpoint.came_up(&first, Duration::from_secs(40));
+    let waiting: Vec<_> = (0..3)
+        .map(|_| held(endpoint.admit(&ticket("a"), NOW)))
+        .collect();
+    // 100 tokens each at 100 tokens a second, from 40 s on.
+    let later = NOW + Duration::from_secs(10);
+    let expected: Vec<_> = waiting
+        .iter()
+        .map(|held| held.standing(later).expect("it waits"))
+        .map(|standing| (standing.place, standing.of, standing.expected))
+        .collect();
+    let s = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(expected, [(1, 3, s(30)), (2, 3, s(31)), (3, 3, s(32))]);
+    assert_eq!(endpoint.retry_after(later), Duration::from_secs(33));
+    endpoint.add_worker(spec("b"), WorkerPhase::Starting, UsdPerHour::ZERO, NOW);
+    assert_eq!(endpoint.retry_after(later), Duration::from_secs(32));
 }
 
 #[test]
@@ -242,7 +335,7 @@ async fn removing_an_endpoint_tells_those_who_wait_and_admits_nobody() {
     let endpoint = fleet.endpoint("e").expect("configured");
     let mut waiting = held(endpoint.admit(&ticket("a"), NOW));
     fleet.replace_settings(&[]);
-    assert!(waiting.assigned().await.is_none());
+    assert!(next_claim(&mut waiting).await.is_none());
     assert!(matches!(
         endpoint.admit(&ticket("a"), NOW),
         Admission::Closed
@@ -268,7 +361,7 @@ async fn a_thousand_rushing_requests_are_all_served_within_the_concurrency_of_th
         requests.spawn(async move {
             let mut claim = match endpoint.admit(&ticket(&format!("c{}", n % 7)), NOW) {
                 Admission::Assigned(claim) => claim,
-                Admission::Held(mut held) => held.assigned().await.expect("a worker"),
+                Admission::Held(mut held) => next_claim(&mut held).await.expect("a worker"),
                 _ => panic!("refused"),
             };
             assert!(claim.worker().load_view().in_flight() <= 3);

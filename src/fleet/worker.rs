@@ -60,6 +60,8 @@ pub struct Worker {
     concurrency_max: AtomicU32,
     prior: Mutex<SpeedPrior>,
     takes_requests: AtomicBool,
+    /// It was stopped before it last started.
+    restarted: AtomicBool,
     phase: Mutex<(WorkerPhase, Timestamp)>,
     contact: ArcSwapOption<Contact>,
     instance: Mutex<Option<InstanceId>>,
@@ -86,6 +88,7 @@ impl Worker {
             concurrency_max: AtomicU32::new(spec.max_concurrency.unwrap_or(0)),
             prior: Mutex::new(spec.speed_prior),
             takes_requests: AtomicBool::new(phase.is_ready()),
+            restarted: AtomicBool::new(false),
             phase: Mutex::new((phase, now)),
             contact: ArcSwapOption::empty(),
             instance: Mutex::new(None),
@@ -106,8 +109,17 @@ impl Worker {
     }
 
     pub fn set_phase(&self, phase: WorkerPhase, since: Timestamp) {
-        *self.phase.lock() = (phase, since);
+        let (before, _) = std::mem::replace(&mut *self.phase.lock(), (phase, since));
+        if phase == WorkerPhase::Starting && before != WorkerPhase::Starting {
+            self.restarted
+                .store(before == WorkerPhase::Stopped, Relaxed);
+        }
         self.takes_requests.store(phase.is_ready(), SeqCst);
+    }
+
+    /// It was stopped before it last started: less is left to do than for a new one.
+    pub fn was_restarted(&self) -> bool {
+        self.restarted.load(Relaxed)
     }
 
     pub fn takes_requests(&self) -> bool {

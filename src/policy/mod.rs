@@ -2,6 +2,7 @@
 #![deny(clippy::disallowed_methods)]
 
 pub mod admission;
+pub mod arrival;
 pub mod cost;
 pub mod lifecycle;
 pub mod limits;

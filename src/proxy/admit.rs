@@ -7,7 +7,9 @@ use pingora::proxy::Session;
 
 use super::client::{ClientLeft, while_connected};
 use super::record::Record;
-use crate::fleet::{Admission, Claim, EndpointFleet, Held, Ticket};
+use crate::domain::WaitReason;
+use crate::fleet::{Admission, Claim, EndpointFleet, Held, News, Ticket};
+use crate::policy::admission::{Patience, Refusal};
 use crate::telemetry::{Metrics, now};
 
 pub(super) enum NotAdmitted {
@@ -17,10 +19,11 @@ pub(super) enum NotAdmitted {
     /// The waiting room is full.
     RoomFull {
         retry_after: Duration,
-        rule: &'static str,
+        refusal: Refusal,
     },
     /// No worker within the time a request may wait.
     WaitedTooLong {
+        reason: WaitReason,
         waited: Duration,
         retry_after: Duration,
     },
@@ -28,12 +31,12 @@ pub(super) enum NotAdmitted {
     Closed,
 }
 
-/// `deadline` bounds all waiting of one request, retries included.
+/// `patience` bounds all waiting of one request, retries included.
 pub(super) async fn worker_for(
     session: &mut Session,
     endpoint: &Arc<EndpointFleet>,
     ticket: &Ticket,
-    deadline: Instant,
+    patience: &mut Patience,
     metrics: &Metrics,
     record: &Record,
 ) -> Result<Claim, NotAdmitted> {
@@ -44,17 +47,29 @@ pub(super) async fn worker_for(
         Admission::Refused {
             refusal,
             retry_after,
-        } => Err(NotAdmitted::RoomFull {
-            retry_after,
-            rule: refusal.as_str(),
-        }),
+        } => {
+            metrics
+                .waiting_refused
+                .with_label_values(&[endpoint.name.as_str(), refusal.as_str()])
+                .inc();
+            Err(NotAdmitted::RoomFull {
+                retry_after,
+                refusal,
+            })
+        }
         Admission::Held(held) => {
             let began = Instant::now();
-            let result = wait(session, endpoint, held, deadline).await;
+            let result = wait(session, endpoint, held, patience).await;
             record.waited(began.elapsed());
+            let outcome = match &result {
+                Ok(_) => "served",
+                Err(NotAdmitted::WaitedTooLong { reason, .. }) => reason.as_str(),
+                Err(NotAdmitted::ClientLeft) => "client_left",
+                Err(_) => "closed",
+            };
             metrics
                 .waiting_seconds
-                .with_label_values(&[endpoint.name.as_str()])
+                .with_label_values(&[endpoint.name.as_str(), outcome])
                 .observe(began.elapsed().as_secs_f64());
             result
         }
@@ -65,17 +80,27 @@ async fn wait(
     session: &mut Session,
     endpoint: &EndpointFleet,
     mut held: Held,
-    deadline: Instant,
+    patience: &mut Patience,
 ) -> Result<Claim, NotAdmitted> {
     let began = Instant::now();
-    let assigned = tokio::time::timeout_at(deadline.into(), held.assigned());
-    match while_connected(session, assigned).await {
-        Ok(Ok(Some(claim))) => Ok(claim),
-        Ok(Ok(None)) => Err(NotAdmitted::Closed),
-        Ok(Err(_)) => Err(NotAdmitted::WaitedTooLong {
-            waited: began.elapsed(),
-            retry_after: endpoint.retry_after(),
-        }),
-        Err(ClientLeft) => Err(NotAdmitted::ClientLeft),
+    loop {
+        let reason = held.reason();
+        let since = Instant::now();
+        let news = tokio::time::timeout(patience.left(reason), held.news());
+        let news = while_connected(session, news).await;
+        patience.spend(reason, since.elapsed());
+        match news {
+            Ok(Ok(News::Assigned(claim))) => return Ok(claim),
+            Ok(Ok(News::Closed)) => return Err(NotAdmitted::Closed),
+            Ok(Ok(News::ReasonChanged)) => {}
+            Ok(Err(_)) => {
+                return Err(NotAdmitted::WaitedTooLong {
+                    reason,
+                    waited: began.elapsed(),
+                    retry_after: endpoint.retry_after(now()),
+                });
+            }
+            Err(ClientLeft) => return Err(NotAdmitted::ClientLeft),
+        }
     }
 }

@@ -17,6 +17,7 @@ use super::understand::Request;
 use crate::domain::{EngineKind, WorkerId};
 use crate::engines::{self, Ending};
 use crate::fleet::{Claim, EndpointFleet, Ticket};
+use crate::policy::admission::Patience;
 use crate::policy::cost::cost;
 use crate::policy::retry::{AttemptFailure, Verdict, after_failure};
 
@@ -36,12 +37,14 @@ impl Gateway {
         request: &Request,
     ) -> Result<(), Stop> {
         let settings = request.endpoint.settings();
-        let deadline = request.received_at + settings.waiting.wait_max;
+        let mut patience = Patience::new(&settings.waiting);
         let mut ticket = Ticket {
             client: request.shape.client.clone(),
             cost: request.predicted,
             body_bytes: request.body_bytes,
             tried: Vec::new(),
+            priority: request.wishes.priority,
+            resumed: false,
         };
         let mut attempts = 0;
         let mut last = None;
@@ -50,7 +53,7 @@ impl Gateway {
                 session,
                 &request.endpoint,
                 &ticket,
-                deadline,
+                &mut patience,
                 &self.metrics,
                 &request.record,
             )

@@ -18,6 +18,7 @@ mod route;
 mod serve;
 mod stop;
 mod understand;
+mod wishes;
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use super::admit::NotAdmitted;
 use super::client::ClientLeft;
 use super::read_request::BodyError;
 use super::respond::Refusal;
-use crate::domain::Api;
+use crate::domain::{Api, WaitReason};
 use crate::engines::{BadRequest, ErrorKind};
 use crate::policy::retry::AttemptFailure;
 
@@ -102,22 +102,25 @@ pub(super) fn not_admitted(api: Api, not: NotAdmitted, last: Option<Stop>) -> St
                 upstream_stop(api, AttemptFailure::Broken, "every worker was tried")
             });
         }
-        NotAdmitted::RoomFull { retry_after, rule } => refuse(
-            ErrorKind::Overloaded,
-            format!("too many requests wait already ({rule})"),
-        )
-        .retry_after(retry_after),
+        NotAdmitted::RoomFull {
+            retry_after,
+            refusal,
+        } => refuse(ErrorKind::Overloaded, refusal.in_words().to_owned()).retry_after(retry_after),
         NotAdmitted::WaitedTooLong { .. } if last.is_some() => {
             return last.unwrap_or(Stop::ClientLeft);
         }
         NotAdmitted::WaitedTooLong {
+            reason,
             waited,
             retry_after,
-        } => refuse(
-            ErrorKind::Unavailable,
-            format!("no worker became free within {:.1} s", waited.as_secs_f64()),
-        )
-        .retry_after(retry_after),
+        } => {
+            let missed = match reason {
+                WaitReason::NoneReady => "no worker was ready",
+                WaitReason::AllBusy => "no worker became free",
+            };
+            let message = format!("{missed} within {:.1} s", waited.as_secs_f64());
+            refuse(ErrorKind::Unavailable, message).retry_after(retry_after)
+        }
         NotAdmitted::Closed => refuse(
             ErrorKind::Unavailable,
             "the endpoint or the gateway is going away".into(),

@@ -12,6 +12,7 @@ use super::read_request::read_body;
 use super::record::Record;
 use super::respond::Refusal;
 use super::stop::{Outcome, Stop, bad_request, body_stop};
+use super::wishes::Wishes;
 use super::{Gateway, models};
 use crate::domain::{Api, ClientKey, PredictedCost, RequestShape};
 use crate::engines::{self, BadRequest, Call, ErrorKind, JsonObject, peek_model, read_call};
@@ -25,6 +26,7 @@ pub(super) struct Request {
     pub(super) call: Call,
     pub(super) body_bytes: usize,
     pub(super) shape: RequestShape,
+    pub(super) wishes: Wishes,
     pub(super) predicted: PredictedCost,
     pub(super) admitted: Admitted,
     pub(super) received_at: Instant,
@@ -69,6 +71,8 @@ impl Gateway {
         let limits = endpoint.settings().limits.clone();
         let call = read_call(api, body, &limits).map_err(|error| bad_request(api, &error))?;
         refuse_unservable(api, &endpoint, &call)?;
+        let wishes = Wishes::of(session.req_header(), &call.body)
+            .map_err(|error| bad_request(api, &error))?;
         let shape = shape_of(api, admitted.caller.client.clone(), &call);
         let predicted = endpoint.predict(&shape);
         record.asked(&shape, &predicted);
@@ -83,6 +87,7 @@ impl Gateway {
             call,
             body_bytes,
             shape,
+            wishes,
             predicted,
             admitted,
             received_at: Instant::now(),

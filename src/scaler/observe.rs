@@ -139,6 +139,9 @@ impl Scaler {
         if step.phase != phase || step.since != since || probed {
             worker.set_phase(step.phase, step.since);
         }
+        if phase == WorkerPhase::Starting && step.phase.is_ready() {
+            endpoint.came_up(worker, at.since(since));
+        }
         if step.phase.as_str() != phase.as_str() {
             self.phase_changed(endpoint, worker, phase, step.phase, at);
         }

@@ -13,6 +13,7 @@ pub struct Metrics {
     pub ttft_seconds: HistogramVec,
     pub inter_token_seconds: HistogramVec,
     pub waiting_seconds: HistogramVec,
+    pub waiting_refused: IntCounterVec,
     pub prompt_tokens: IntCounterVec,
     pub output_tokens: IntCounterVec,
     pub attempts_failed: IntCounterVec,
@@ -94,9 +95,15 @@ impl Metrics {
             waiting_seconds: histogram(
                 &r,
                 "tidegate_waiting_seconds",
-                "Time in the waiting room of requests that had to wait.",
-                &[ep],
+                "Time in the waiting room of requests that had to wait, by how it ended: served, or what was missing to the end.",
+                &[ep, "outcome"],
                 SECONDS,
+            )?,
+            waiting_refused: counter(
+                &r,
+                "tidegate_waiting_refused_total",
+                "Requests that were not let into the waiting room, by the rule that said so.",
+                &[ep, "rule"],
             )?,
             prompt_tokens: counter(
                 &r,
@@ -193,8 +200,8 @@ impl FleetGauges {
             waiting_requests: gauge(
                 r,
                 "tidegate_waiting_requests",
-                "Requests held because no worker can take them.",
-                &[ep],
+                "Requests held because no worker can take them, by what they wait for.",
+                &[ep, "reason"],
             )?,
             waiting_bytes: gauge(
                 r,

@@ -150,7 +150,7 @@ async fn a_full_waiting_room_answers_503_with_retry_after() {
     let worker = fake_worker(Settings::default()).await;
     let gateway = fixed_gateway(
         &[&worker],
-        "max_waiting_requests: 1\nmax_wait_time: 0.5\nworker_groups: [{name: given, engine: fake, max_concurrency: 1}]",
+        "max_waiting_requests: 1\nmax_wait_time_busy: 0.5\nworker_groups: [{name: given, engine: fake, max_concurrency: 1}]",
     )
     .await;
     let url = format!("{}/generate_stream", gateway.base_url);
@@ -168,7 +168,7 @@ async fn a_full_waiting_room_answers_503_with_retry_after() {
     assert_eq!(
         waiter.await.expect("an answer"),
         503,
-        "waited longer than max_wait_time"
+        "waited longer than max_wait_time_busy"
     );
     drop(held);
 }

@@ -12,3 +12,4 @@ mod routes;
 mod soak;
 mod streaming;
 mod support;
+mod waiting;

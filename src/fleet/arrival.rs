@@ -1,0 +1,113 @@
+//! What is known of an endpoint's capacity that is there and that comes, for those who wait.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::endpoint::EndpointFleet;
+use super::worker::Worker;
+use crate::domain::{
+    GroupName, Source, TimeLimits, Timestamp, Tokens, WaitReason, WorkerGroup, WorkerPhase,
+};
+use crate::policy::arrival::{StartTime, Supply, retry_after, time_to_do};
+
+/// From a local process begun to its first healthy answer, before one was seen.
+const LOCAL_LOAD_PRIOR: Duration = Duration::from_secs(5);
+/// A machine is believed to need this part of its boot deadline.
+const BOOT_SHARE: u32 = 3;
+/// A stopped machine has its image and model already.
+const RESTART_SHARE: u32 = 10;
+
+/// How long starts took, by group; stopped workers apart from new ones.
+#[derive(Debug, Default)]
+pub(super) struct StartTimes(BTreeMap<(GroupName, bool), StartTime>);
+
+impl StartTimes {
+    fn of(&mut self, group: &WorkerGroup, restart: bool, times: &TimeLimits) -> &mut StartTime {
+        self.0
+            .entry((group.name.clone(), restart))
+            .or_insert_with(|| StartTime::prior(prior(group, restart, times)))
+    }
+}
+
+fn prior(group: &WorkerGroup, restart: bool, times: &TimeLimits) -> Duration {
+    match (&group.source, restart) {
+        (Source::Local(local), false) => local.boot_time + LOCAL_LOAD_PRIOR,
+        (Source::Local(local), true) => local.restart_time + LOCAL_LOAD_PRIOR,
+        // Nothing is started: a probe finds it.
+        (Source::Fixed { .. }, _) => 2 * times.probe_interval,
+        (Source::Vast(_), false) => times.boot / BOOT_SHARE,
+        (Source::Vast(_), true) => times.boot / RESTART_SHARE,
+    }
+}
+
+impl EndpointFleet {
+    /// A worker became ready, so long after its start was ordered.
+    pub fn came_up(&self, worker: &Worker, took: Duration) {
+        let settings = self.settings();
+        let mut groups = settings.groups.iter();
+        if let Some(group) = groups.find(|group| group.name == worker.spec.group) {
+            self.start_times
+                .lock()
+                .of(group, worker.was_restarted(), &settings.times)
+                .observe(took);
+        }
+    }
+
+    /// Until `ahead` is worked off by the workers that serve and those that start. Without any: until one
+    /// that would be started now is there.
+    pub fn expected_wait(&self, ahead: Tokens, now: Timestamp) -> Option<Duration> {
+        let settings = self.settings();
+        let mut starts = self.start_times.lock();
+        let mut supplies: Vec<Supply> = Vec::new();
+        for worker in self.workers().iter() {
+            let (phase, since) = worker.phase();
+            let after = if worker.takes_requests() {
+                Duration::ZERO
+            } else if phase == WorkerPhase::Starting {
+                let mut groups = settings.groups.iter();
+                let Some(group) = groups.find(|group| group.name == worker.spec.group) else {
+                    continue;
+                };
+                starts
+                    .of(group, worker.was_restarted(), &settings.times)
+                    .left(now.since(since))
+            } else {
+                continue;
+            };
+            supplies.push(Supply {
+                after,
+                speed: worker.speed(),
+            });
+        }
+        if supplies.is_empty() {
+            supplies.extend(settings.groups.iter().map(|group| Supply {
+                after: starts.of(group, false, &settings.times).expected(),
+                speed: group.speed_prior.tokens_per_second,
+            }));
+        }
+        time_to_do(ahead, &supplies)
+    }
+
+    /// When a request that is refused now would find all who wait now served.
+    pub fn retry_after(&self, now: Timestamp) -> Duration {
+        let expected = self.expected_wait(self.waiting().cost, now);
+        retry_after(expected.unwrap_or(Duration::MAX))
+    }
+
+    /// What those who wait wait for.
+    pub fn wait_reason(&self) -> WaitReason {
+        *self.reason.borrow()
+    }
+
+    /// Looks at the workers again and tells those who wait if the answer is another.
+    pub(super) fn look_why_they_wait(&self) {
+        let anyone_ready = self.workers().iter().any(|worker| worker.takes_requests());
+        let reason = if anyone_ready {
+            WaitReason::AllBusy
+        } else {
+            WaitReason::NoneReady
+        };
+        self.reason
+            .send_if_modified(|now| std::mem::replace(now, reason) != reason);
+    }
+}
