@@ -8,6 +8,7 @@ mod ids;
 mod plan;
 mod rental;
 mod request;
+mod resume;
 mod snapshot;
 mod time;
 mod units;
@@ -24,6 +25,7 @@ pub use ids::{ClientKey, EndpointName, GroupName, InstallationId, InstanceId, Of
 pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};
 pub use rental::{Instance, InstanceState, Offer, Rental, RentalLabel, RentalState};
 pub use request::{Api, PredictedCost, RequestShape};
+pub use resume::{Obstacle, ResumeMode, ResumeSettings};
 pub use snapshot::{DemandView, FleetSnapshot, WaitingView, WorkerView};
 pub use time::Timestamp;
 pub use units::{Tokens, TokensPerSecond, UsdPerHour};

@@ -6,6 +6,7 @@ use serde::de::IgnoredAny;
 use super::openai::OpenAiMeter;
 use super::sse::{EventSplitter, EventTooLong, Events, event_data};
 use super::tgi::GenerateMeter;
+use super::transcript::Transcript;
 use super::translate::Translator;
 
 /// A part of a streamed answer.
@@ -27,8 +28,10 @@ pub struct Ending {
     pub finish_reason: Option<String>,
     /// Still to be sent to the client.
     pub tail: Option<Bytes>,
-    /// An error the engine reported within the answer; the client has seen it.
+    /// An error the engine reported within the answer.
     pub engine_error: Option<String>,
+    /// The event that said so, which the client has not got: it comes last if nobody goes on with the stream.
+    pub error_event: Option<Bytes>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,8 +48,9 @@ pub enum ReadError {
 #[derive(Debug)]
 pub struct AnswerReader {
     splitter: EventSplitter,
-    form: Form,
-    tally: Tally,
+    pub(super) form: Form,
+    pub(super) tally: Tally,
+    pub(super) transcript: Transcript,
 }
 
 #[derive(Debug)]
@@ -59,7 +63,9 @@ pub(super) enum Form {
 /// What all forms count.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Tokens seen in events.
+    /// Output tokens of the workers that had the stream before.
+    pub before: u32,
+    /// Tokens seen in events of this worker.
     pub tokens: u32,
     /// Output tokens as the engine counts them.
     pub usage: Option<u32>,
@@ -67,16 +73,40 @@ pub(super) struct Tally {
     pub finish_reason: Option<String>,
     /// The mark that ends a whole answer was seen.
     pub ended: bool,
+    /// Ended by us at a stop sequence that the engine could not see: what else it sends is not wanted.
+    pub stopped: bool,
     pub error: Option<String>,
+    /// The engine's event that reported the error.
+    pub error_event: Option<Bytes>,
 }
 
 impl Tally {
     /// The engine's count if it agrees with what was seen: an event may hold several tokens, but not any number.
     pub fn output_tokens(&self) -> u32 {
         let most = self.tokens.saturating_mul(16).saturating_add(16);
-        self.usage
-            .filter(|usage| (self.tokens..=most).contains(usage))
-            .unwrap_or(self.tokens)
+        let own = self
+            .usage
+            .filter(|usage| (self.tokens..=most).contains(usage) && !self.stopped)
+            .unwrap_or(self.tokens);
+        self.before.saturating_add(own)
+    }
+
+    /// What an engine says of its prompt, which for a stream that is gone on with holds the text given before.
+    pub fn note_prompt(&mut self, tokens: Option<u32>) {
+        if self.before == 0 {
+            self.prompt_tokens = tokens.or(self.prompt_tokens);
+        } else if self.prompt_tokens.is_none() {
+            self.prompt_tokens = tokens.map(|tokens| tokens.saturating_sub(self.before));
+        }
+    }
+
+    /// Another worker takes over.
+    pub fn next_worker(&self) -> Self {
+        Self {
+            before: self.output_tokens(),
+            prompt_tokens: self.prompt_tokens,
+            ..Self::default()
+        }
     }
 
     fn ending(&mut self, tail: Bytes) -> Ending {
@@ -87,31 +117,59 @@ impl Tally {
             finish_reason: self.finish_reason.take(),
             tail: (!tail.is_empty()).then_some(tail),
             engine_error: self.error.take(),
+            error_event: self.error_event.take(),
         }
     }
 }
 
-/// What one passed-through event is.
+/// What one passed-through event is, and what the client gets of it.
 #[derive(Default)]
 pub(super) struct Seen {
     pub tokens: u32,
-    pub withhold: bool,
+    pub gets: Gets,
+}
+
+#[derive(Default)]
+pub(super) enum Gets {
+    #[default]
+    TheEvent,
+    Nothing,
+    /// Another event in its place.
+    Instead(Bytes),
 }
 
 impl AnswerReader {
-    pub(super) fn new(form: Form) -> Self {
+    pub(super) fn new(form: Form, transcript: Transcript) -> Self {
         Self {
             splitter: EventSplitter::default(),
             form,
             tally: Tally::default(),
+            transcript,
         }
+    }
+
+    /// What the client has been given.
+    pub fn transcript(&self) -> &Transcript {
+        &self.transcript
+    }
+
+    /// Nothing more is wanted from the worker, though it may go on: it reported an error, or was stopped.
+    pub fn is_over(&self) -> bool {
+        self.tally.stopped || self.tally.error.is_some()
+    }
+
+    /// Output tokens given so far.
+    pub fn output_tokens(&self) -> u32 {
+        self.tally.output_tokens()
     }
 
     /// The next bytes of a streamed answer.
     pub fn push(&mut self, chunk: Bytes) -> Result<Vec<Step>, ReadError> {
         let events = self.splitter.push(chunk)?;
         match &mut self.form {
-            Form::Translated(translator) => translate(translator, &mut self.tally, &events),
+            Form::Translated(translator) => {
+                translate(translator, &mut self.tally, &mut self.transcript, &events)
+            }
             _ => Ok(self.pass(&events)),
         }
     }
@@ -130,8 +188,10 @@ impl AnswerReader {
                 .for_each(|frame| tail.extend_from_slice(&frame));
         }
         match &mut self.form {
-            Form::OpenAi(meter) => meter.finish(&mut self.tally, &mut tail),
-            Form::Translated(translator) => translator.finish(&mut self.tally, &mut tail),
+            Form::OpenAi(meter) => meter.finish(&mut self.tally, &self.transcript, &mut tail),
+            Form::Translated(translator) => {
+                translator.finish(&mut self.tally, &mut self.transcript, &mut tail);
+            }
             Form::Generate(_) => {}
         }
         self.tally.ending(tail.freeze())
@@ -150,32 +210,30 @@ impl AnswerReader {
     /// Events as they are; those that follow each other go as one piece.
     fn pass(&mut self, events: &Events) -> Vec<Step> {
         let mut steps = Vec::new();
-        let (mut run, mut run_tokens) = (0..0, 0);
+        let mut run = 0..0;
+        let mut run_tokens = 0;
         for range in events.ranges() {
-            let seen = self.see(events.frame(range.clone()));
-            if seen.withhold {
-                if !run.is_empty() {
-                    steps.push(Step {
-                        forward: Some(events.slice(run)),
-                        tokens: run_tokens,
-                    });
-                }
-                steps.push(Step {
-                    forward: None,
-                    tokens: seen.tokens,
-                });
-                (run, run_tokens) = (range.end..range.end, 0);
-            } else {
-                run.end = range.end;
-                run_tokens += seen.tokens;
+            if self.is_over() {
+                break;
             }
-        }
-        if !run.is_empty() {
+            let seen = self.see(events.frame(range.clone()));
+            let instead = match seen.gets {
+                Gets::TheEvent => {
+                    run.end = range.end;
+                    run_tokens += seen.tokens;
+                    continue;
+                }
+                Gets::Nothing => None,
+                Gets::Instead(event) => Some(event),
+            };
+            push_run(&mut steps, events, run, run_tokens);
             steps.push(Step {
-                forward: Some(events.slice(run)),
-                tokens: run_tokens,
+                forward: instead,
+                tokens: seen.tokens,
             });
+            (run, run_tokens) = (range.end..range.end, 0);
         }
+        push_run(&mut steps, events, run, run_tokens);
         steps
     }
 
@@ -183,19 +241,37 @@ impl AnswerReader {
         let Some(data) = event_data(frame) else {
             return Seen::default();
         };
+        let (tally, transcript) = (&mut self.tally, &mut self.transcript);
         let seen = match &mut self.form {
-            Form::Generate(meter) => meter.see(&data, &mut self.tally),
-            Form::OpenAi(meter) => meter.see(&data, &mut self.tally),
+            Form::Generate(meter) => meter.see(&data, tally, transcript),
+            Form::OpenAi(meter) => meter.see(&data, tally, transcript),
             Form::Translated(_) => Seen::default(),
         };
-        self.tally.tokens = self.tally.tokens.saturating_add(seen.tokens);
+        if self.tally.error.is_some() {
+            // Another worker may go on; if none can, this is how the stream ends.
+            self.tally.error_event = Some(Bytes::copy_from_slice(frame));
+            return Seen {
+                tokens: 0,
+                gets: Gets::Nothing,
+            };
+        }
         seen
+    }
+}
+
+fn push_run(steps: &mut Vec<Step>, events: &Events, run: std::ops::Range<usize>, tokens: u32) {
+    if !run.is_empty() {
+        steps.push(Step {
+            forward: Some(events.slice(run)),
+            tokens,
+        });
     }
 }
 
 fn translate(
     translator: &mut Translator,
     tally: &mut Tally,
+    transcript: &mut Transcript,
     events: &Events,
 ) -> Result<Vec<Step>, ReadError> {
     let (mut out, before) = (BytesMut::new(), tally.tokens);
@@ -204,7 +280,7 @@ fn translate(
         any = true;
         let frame = events.frame(range);
         match event_data(frame) {
-            Some(data) => translator.event(&data, tally, &mut out)?,
+            Some(data) => translator.event(&data, tally, transcript, &mut out)?,
             // Comments keep the connection alive on both sides.
             None => out.extend_from_slice(frame),
         }

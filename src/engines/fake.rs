@@ -3,7 +3,8 @@
 use super::Exchange;
 use super::call::Call;
 use super::tgi;
+use crate::domain::EngineKind;
 
 pub(super) fn exchange(call: &Call) -> Exchange {
-    tgi::exchange(call)
+    tgi::exchange(EngineKind::Fake, call)
 }

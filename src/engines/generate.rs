@@ -2,7 +2,7 @@
 
 use super::call::{BadRequest, integer, read};
 use super::json::JsonObject;
-use crate::domain::RequestLimits;
+use crate::domain::{Obstacle, RequestLimits};
 
 /// What TGI generates when a request does not say how much.
 const DEFAULT_NEW_TOKENS: u32 = 100;
@@ -80,6 +80,20 @@ impl GenerateParameters {
             self.temperature.unwrap_or(1.0)
         } else {
             0.0
+        }
+    }
+
+    /// What makes it impossible to go on with the stream on another worker.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        let only = |param: &str| self.only_tgi.contains(&param);
+        if only("grammar") {
+            Some(Obstacle::Grammar)
+        } else if only("truncate") {
+            Some(Obstacle::PromptForm)
+        } else if self.seed.is_some() && self.samples() {
+            Some(Obstacle::Seed)
+        } else {
+            None
         }
     }
 

@@ -106,7 +106,11 @@ impl JsonObject {
 
     /// Replaces the value in its place, or appends the field.
     pub fn set(&mut self, name: &str, value: impl Into<Value>) {
-        let value = Bytes::from(value.into().to_string());
+        self.set_raw(name, Bytes::from(value.into().to_string()));
+    }
+
+    /// The same with a value that is JSON text already.
+    pub fn set_raw(&mut self, name: &str, value: Bytes) {
         self.edited = true;
         match self.fields.iter_mut().find(|(field, _)| field == name) {
             Some((_, old)) => *old = value,

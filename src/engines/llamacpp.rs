@@ -1,11 +1,13 @@
 //! The llama.cpp server's `/completion`, which TGI's routes are translated to.
 
+use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::{BadRequest, Call};
 use super::errors::error_message;
 use super::generate::GenerateParameters;
+use super::transcript::Transcript;
 use super::translate::{Dialect, Finish, Said, Token, Whole};
 
 /// How far back penalties look. TGI's look at everything; llama.cpp's own default of 64 is less than an answer,
@@ -53,6 +55,19 @@ impl Dialect for LlamaCpp {
         Ok(fields)
     }
 
+    /// A prompt may mix text and token ids.
+    fn prompt_after(&self, prompt: &[u8], transcript: &Transcript) -> Option<Bytes> {
+        let ids = transcript.ids.as_deref().filter(|ids| !ids.is_empty())?;
+        let mut mixed = BytesMut::with_capacity(prompt.len() + 8 * ids.len());
+        mixed.extend_from_slice(b"[");
+        mixed.extend_from_slice(prompt);
+        for id in ids {
+            mixed.extend_from_slice(format!(",{id}").as_bytes());
+        }
+        mixed.extend_from_slice(b"]");
+        Some(mixed.freeze())
+    }
+
     fn read_event(&self, data: &[u8]) -> Option<Said> {
         let event: Completion = serde_json::from_slice(data).ok()?;
         if let Some(error) = event.error {
@@ -68,7 +83,8 @@ impl Dialect for LlamaCpp {
             None
         };
         Some(Said {
-            last_id: event.tokens.last().copied(),
+            ids: event.tokens,
+            prompt_ids: None,
             tokens: u32::from(!event.content.is_empty()),
             tokens_so_far: event.tokens_predicted,
             usage: event.tokens_predicted.filter(|_| event.stop),

@@ -8,12 +8,16 @@ mod fake;
 mod generate;
 mod json;
 mod llamacpp;
+mod obstacle;
 mod openai;
 mod prompt;
+mod resume;
+mod seam;
 mod sse;
 #[cfg(test)]
 mod tests;
 mod tgi;
+mod transcript;
 mod translate;
 mod vllm;
 
@@ -23,7 +27,9 @@ pub use answer::{AnswerReader, Ending, ReadError, Step};
 pub use call::{BadRequest, Call, peek_model, read_call};
 pub use errors::{ErrorKind, error_body, status_for, stream_error_event, translate_error};
 pub use json::{JsonError, JsonObject};
+pub use resume::{Resumed, resume};
 pub use sse::{EVENT_BYTES_MAX, EventSplitter, EventTooLong, Events, event_data};
+pub use transcript::Transcript;
 
 use crate::domain::{Api, EngineKind};
 
@@ -78,9 +84,9 @@ pub fn exchange(
         return openai::exchange(engine, call, served_model);
     };
     match engine {
-        EngineKind::Tgi => Ok(tgi::exchange(call)),
+        EngineKind::Tgi => Ok(tgi::exchange(engine, call)),
         EngineKind::Fake => Ok(fake::exchange(call)),
-        EngineKind::LlamaCpp => translate::exchange(&llamacpp::LlamaCpp, call, parameters, None),
-        EngineKind::Vllm => translate::exchange(&vllm::Vllm, call, parameters, served_model),
+        EngineKind::LlamaCpp => translate::exchange(&llamacpp::LlamaCpp, engine, call, parameters, None),
+        EngineKind::Vllm => translate::exchange(&vllm::Vllm, engine, call, parameters, served_model),
     }
 }

@@ -11,11 +11,14 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::Exchange;
-use super::answer::{AnswerReader, Form, Seen, Tally};
+use super::answer::{AnswerReader, Form, Gets, Seen, Tally};
 use super::call::{BadRequest, Call};
 use super::errors::error_message;
-use crate::domain::{Api, EngineKind};
+use super::json::JsonObject;
+use super::seam::{SeamStop, frame};
+use super::transcript::{Head, Transcript};
+use super::{Exchange, obstacle};
+use crate::domain::{Api, EngineKind, Obstacle};
 
 const DONE: &[u8] = b"[DONE]";
 
@@ -24,89 +27,319 @@ pub(super) fn exchange(
     call: &Call,
     served_model: Option<&str>,
 ) -> Result<Exchange, BadRequest> {
+    let obstacle = obstacle::of_call(engine, call);
+    let transcript = Transcript::new(obstacle.or((!call.streamed).then_some(Obstacle::PromptForm)));
     let mut body = call.body.clone();
-    let hide_usage = call.streamed && !call.usage_wanted;
-    if hide_usage {
-        let mut options: Map<String, Value> = body.get("stream_options")?.unwrap_or_default();
-        // Means nothing without usage; with it, it would show the usage in every chunk.
-        options.remove("continuous_usage_stats");
-        options.insert("include_usage".to_owned(), Value::Bool(true));
-        body.set("stream_options", options);
+    let meter = OpenAiMeter::new(engine, call, transcript.is_kept());
+    meter.ask_for_counts(&mut body)?;
+    name_model(&mut body, engine, call, served_model);
+    Ok(Exchange {
+        path: path(call.api),
+        body: body.to_bytes(),
+        answer: AnswerReader::new(Form::OpenAi(meter), transcript),
+    })
+}
+
+fn path(api: Api) -> &'static str {
+    match api {
+        Api::ChatCompletions => "/v1/chat/completions",
+        _ => "/v1/completions",
     }
+}
+
+fn name_model(body: &mut JsonObject, engine: EngineKind, call: &Call, served_model: Option<&str>) {
     match (served_model, call.model.as_deref()) {
         (Some(served), Some(asked)) if served != asked => body.set("model", served),
         (Some(served), None) if engine == EngineKind::Vllm => body.set("model", served),
         _ => {}
     }
-    let path = match call.api {
-        Api::ChatCompletions => "/v1/chat/completions",
-        _ => "/v1/completions",
-    };
-    let meter = OpenAiMeter {
-        hide_usage,
-        choices: call.choices,
-        finished: BTreeSet::new(),
-    };
-    Ok(Exchange {
-        path,
-        body: body.to_bytes(),
-        answer: AnswerReader::new(Form::OpenAi(meter)),
-    })
 }
 
 #[derive(Debug)]
 pub(super) struct OpenAiMeter {
-    hide_usage: bool,
+    api: Api,
+    /// The client asked for the usage at the end.
+    usage_wanted: bool,
+    /// The client asked for it in every chunk too.
+    usage_always_wanted: bool,
+    streamed: bool,
     choices: u32,
+    /// Asked for on top, so that the budget of tokens that remains is known when the stream must be gone on with;
+    /// kept from the client.
+    counts: Option<Counts>,
     /// Indices of the choices whose finish reason was seen.
     finished: BTreeSet<u32>,
+    /// The client has the usage.
+    usage_given: bool,
+    seam: Option<SeamStop>,
+}
+
+/// How an engine tells the tokens it has made so far, in every chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    /// vLLM's `stream_options.continuous_usage_stats`.
+    Usage,
+    /// llama.cpp's `timings_per_token`.
+    Timings,
 }
 
 impl OpenAiMeter {
-    pub fn see(&mut self, data: &[u8], tally: &mut Tally) -> Seen {
+    fn new(engine: EngineKind, call: &Call, resumable: bool) -> Self {
+        let usage_always_wanted = call.usage_wanted && wants_continuous_usage(&call.body);
+        let counts = match engine {
+            _ if !resumable || call.max_new_tokens.is_none() => None,
+            EngineKind::Vllm if !usage_always_wanted => Some(Counts::Usage),
+            EngineKind::LlamaCpp if !call.body.has("timings_per_token") => Some(Counts::Timings),
+            _ => None,
+        };
+        Self {
+            api: call.api,
+            usage_wanted: call.usage_wanted,
+            usage_always_wanted,
+            streamed: call.streamed,
+            choices: call.choices,
+            counts,
+            finished: BTreeSet::new(),
+            usage_given: false,
+            seam: None,
+        }
+    }
+
+    /// `broken` read the part before.
+    pub fn go_on_after(&mut self, broken: &Form, stop: SeamStop) {
+        if let Form::OpenAi(before) = broken {
+            self.usage_given = before.usage_given;
+        }
+        self.seam = Some(stop);
+    }
+
+    fn hides_usage(&self) -> bool {
+        self.streamed && !self.usage_wanted
+    }
+
+    fn ask_for_counts(&self, body: &mut JsonObject) -> Result<(), BadRequest> {
+        if !self.streamed {
+            return Ok(());
+        }
+        let continuous = self.counts == Some(Counts::Usage);
+        if self.hides_usage() || continuous {
+            let mut options: Map<String, Value> = body.get("stream_options")?.unwrap_or_default();
+            // Means nothing without usage; with it, it would show the usage in every chunk.
+            options.remove("continuous_usage_stats");
+            options.insert("include_usage".to_owned(), Value::Bool(true));
+            if continuous {
+                options.insert("continuous_usage_stats".to_owned(), Value::Bool(true));
+            }
+            body.set("stream_options", options);
+        }
+        if self.counts == Some(Counts::Timings) {
+            body.set("timings_per_token", true);
+        }
+        Ok(())
+    }
+
+    pub fn see(&mut self, data: &[u8], tally: &mut Tally, transcript: &mut Transcript) -> Seen {
         if data == DONE {
             tally.ended = true;
             return Seen::default();
         }
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
+            transcript.hinder(Obstacle::NotUnderstood);
             return Seen::default();
         };
         note_error(chunk.error, chunk.object, data, tally);
+        if tally.error.is_some() {
+            return Seen::default();
+        }
         let usage_only = chunk.choices.as_ref().is_some_and(Vec::is_empty) && chunk.usage.is_some();
         let choices = chunk.choices.unwrap_or_default();
-        let mut tokens = choices
-            .iter()
-            .map(Choice::tokens)
-            .fold(0_u32, u32::saturating_add);
-        if let Some(usage) = chunk.usage {
-            tally.prompt_tokens = usage.prompt_tokens.or(tally.prompt_tokens);
-            tally.usage = usage.completion_tokens.or(tally.usage);
-            // Continuous usage counts one choice only, so it helps only where there is one.
-            if choices.len() == 1 && self.choices == 1 {
-                tokens = newly_counted(tally, tokens);
-            }
-        }
+        let made = chunk.timings.and_then(|timings| timings.predicted_n);
+        let tokens = self.count(&choices, chunk.usage, made, tally);
+        self.remember(data, &choices, transcript);
+        let stop = choices.first().and_then(|choice| {
+            let text = choice.content();
+            self.seam.as_mut()?.met(text)
+        });
         for choice in choices {
             if let Some(reason) = choice.finish_reason {
                 self.finished.insert(choice.index);
                 tally.finish_reason = Some(reason.into_owned());
             }
         }
-        Seen {
-            tokens,
-            withhold: usage_only && self.hide_usage,
+        if stop.is_some() {
+            tally.stopped = true;
+            tally.finish_reason = Some("stop".to_owned());
+            self.finished.insert(0);
+        }
+        let gets = if usage_only && self.hides_usage() {
+            Gets::Nothing
+        } else if tally.before > 0 || self.seam.is_some() || self.counts.is_some() {
+            self.usage_given |= usage_only;
+            self.rewrite(data, tally, transcript)
+        } else {
+            self.usage_given |= usage_only;
+            Gets::TheEvent
+        };
+        Seen { tokens, gets }
+    }
+
+    /// Tokens that this chunk brings.
+    fn count(
+        &self,
+        choices: &[Choice<'_>],
+        usage: Option<Usage>,
+        made: Option<u32>,
+        tally: &mut Tally,
+    ) -> u32 {
+        let mut tokens = choices
+            .iter()
+            .map(Choice::tokens)
+            .fold(0_u32, u32::saturating_add);
+        // llama.cpp counts only what it has shown: the last of them is in this chunk.
+        tally.usage = made.filter(|_| tokens > 0).or(tally.usage);
+        if let Some(usage) = &usage {
+            tally.note_prompt(usage.prompt_tokens);
+            tally.usage = usage.completion_tokens.or(tally.usage);
+        }
+        // A count that is told continuously is of one choice, so it helps only where there is one.
+        let told = usage.is_some() || made.is_some();
+        if told && choices.len() == 1 && self.choices == 1 {
+            tokens = newly_counted(tally, tokens);
+        }
+        tally.tokens = tally.tokens.saturating_add(tokens);
+        tokens
+    }
+
+    fn remember(&self, data: &[u8], choices: &[Choice<'_>], transcript: &mut Transcript) {
+        if !transcript.is_kept() {
+            return;
+        }
+        if transcript.head.is_none() {
+            transcript.head = Some(head_of(data));
+        }
+        for choice in choices {
+            transcript.add(choice.content());
+            if let Some(obstacle) = choice.delta.as_ref().and_then(Delta::obstacle) {
+                transcript.hinder(obstacle);
+            }
         }
     }
 
+    /// The chunk as the client is to see it: of one answer, with that answer's totals.
+    fn rewrite(&self, data: &[u8], tally: &Tally, transcript: &Transcript) -> Gets {
+        let Ok(mut chunk) = JsonObject::parse(Bytes::copy_from_slice(data)) else {
+            return Gets::TheEvent;
+        };
+        self.take_out_counts(&mut chunk, tally);
+        if tally.before > 0 || self.seam.is_some() {
+            let head = transcript.head.clone().unwrap_or_default();
+            for (name, value) in head.fields() {
+                if let (true, Some(value)) = (chunk.has(name), value) {
+                    chunk.set_raw(name, value);
+                }
+            }
+            if !self.rewrite_choice(&mut chunk, tally) {
+                return Gets::Nothing;
+            }
+        }
+        Gets::Instead(frame(&chunk.to_bytes()))
+    }
+
+    fn take_out_counts(&self, chunk: &mut JsonObject, tally: &Tally) {
+        if self.counts == Some(Counts::Timings) && self.finished.is_empty() {
+            chunk.remove("timings");
+        }
+        if chunk.raw("usage").is_none() {
+            return;
+        }
+        let at_the_end = chunk.raw("choices").is_some_and(|list| list.as_ref() == b"[]");
+        if at_the_end || self.usage_always_wanted || self.counts != Some(Counts::Usage) {
+            if tally.before > 0 {
+                self.total_usage(chunk, tally);
+            }
+        } else if self.usage_wanted {
+            chunk.set("usage", Value::Null);
+        } else {
+            chunk.remove("usage");
+        }
+    }
+
+    fn total_usage(&self, chunk: &mut JsonObject, tally: &Tally) {
+        let mut usage: Map<String, Value> = chunk.get("usage").ok().flatten().unwrap_or_default();
+        usage.extend(usage_of(tally));
+        chunk.set("usage", usage);
+    }
+
+    /// False where nothing is left of the chunk that the client has not got.
+    fn rewrite_choice(&self, chunk: &mut JsonObject, tally: &Tally) -> bool {
+        let Ok(Some(mut choices)) = chunk.get::<Vec<Map<String, Value>>>("choices") else {
+            return true;
+        };
+        let Some(choice) = choices.first_mut() else {
+            return true;
+        };
+        if tally.stopped {
+            choice.insert("finish_reason".to_owned(), "stop".into());
+        }
+        let mut opening = false;
+        if let Some(Value::Object(delta)) = choice.get_mut("delta") {
+            opening = delta.remove("role").is_some();
+            opening &= delta
+                .get("content")
+                .is_none_or(|content| content.as_str().is_none_or(str::is_empty));
+        }
+        let finished = choice
+            .get("finish_reason")
+            .is_some_and(|reason| !reason.is_null());
+        chunk.set("choices", serde_json::json!(choices));
+        !opening || finished
+    }
+
     /// A worker that gave every finish reason but not the last mark has said all; the client is told so.
-    pub fn finish(&mut self, tally: &mut Tally, tail: &mut BytesMut) {
+    pub fn finish(&mut self, tally: &mut Tally, transcript: &Transcript, tail: &mut BytesMut) {
         if !tally.ended
             && tally.error.is_none()
             && self.finished.len() >= self.choices.max(1) as usize
         {
             tally.ended = true;
+            if self.usage_wanted && !self.usage_given {
+                let mut chunk = self.chunk(transcript);
+                chunk.insert("choices".to_owned(), Value::Array(Vec::new()));
+                chunk.insert("usage".to_owned(), Value::Object(usage_of(tally)));
+                tail.extend_from_slice(&frame(Value::Object(chunk).to_string().as_bytes()));
+            }
             tail.extend_from_slice(b"data: [DONE]\n\n");
         }
+    }
+
+    /// All tokens of the budget are given, only the finish reason is not.
+    pub fn end_at_limit(&mut self, tally: &mut Tally, transcript: &Transcript, tail: &mut BytesMut) {
+        let mut chunk = self.chunk(transcript);
+        let mut choice = serde_json::json!({"index": 0, "logprobs": null, "finish_reason": "length"});
+        match self.api {
+            Api::ChatCompletions => choice["delta"] = serde_json::json!({}),
+            _ => choice["text"] = "".into(),
+        }
+        chunk.insert("choices".to_owned(), Value::Array(vec![choice]));
+        tail.extend_from_slice(&frame(Value::Object(chunk).to_string().as_bytes()));
+        tally.finish_reason = Some("length".to_owned());
+        self.finished.insert(0);
+        self.finish(tally, transcript, tail);
+    }
+
+    fn chunk(&self, transcript: &Transcript) -> Map<String, Value> {
+        let mut chunk = Map::new();
+        let head = transcript.head.clone().unwrap_or_default();
+        for (name, value) in head.fields() {
+            let value = value.and_then(|value| serde_json::from_slice::<Value>(&value).ok());
+            chunk.extend(value.map(|value| (name.to_owned(), value)));
+        }
+        let object = match self.api {
+            Api::ChatCompletions => "chat.completion.chunk",
+            _ => "text_completion",
+        };
+        chunk.insert("object".to_owned(), object.into());
+        chunk
     }
 
     pub fn answer(&mut self, body: Bytes, tally: &mut Tally) -> Bytes {
@@ -128,6 +361,36 @@ impl OpenAiMeter {
             .unwrap_or_else(|| estimated_tokens(text));
         body
     }
+}
+
+fn head_of(data: &[u8]) -> Head {
+    let chunk = JsonObject::parse(Bytes::copy_from_slice(data)).unwrap_or_default();
+    let field = |name: &str| chunk.raw(name).cloned();
+    Head {
+        id: field("id"),
+        created: field("created"),
+        model: field("model"),
+        system_fingerprint: field("system_fingerprint"),
+    }
+}
+
+fn usage_of(tally: &Tally) -> Map<String, Value> {
+    let prompt = tally.prompt_tokens.unwrap_or(0);
+    let completion = tally.output_tokens();
+    let counts = [
+        ("prompt_tokens", prompt),
+        ("completion_tokens", completion),
+        ("total_tokens", prompt.saturating_add(completion)),
+    ];
+    counts
+        .into_iter()
+        .map(|(name, count)| (name.to_owned(), count.into()))
+        .collect()
+}
+
+fn wants_continuous_usage(body: &JsonObject) -> bool {
+    let options: Option<Map<String, Value>> = body.get("stream_options").ok().flatten();
+    options.is_some_and(|options| options.get("continuous_usage_stats") == Some(&Value::Bool(true)))
 }
 
 /// Tokens of an answer whose engine does not count them.
@@ -170,6 +433,8 @@ struct Chunk<'a> {
     #[serde(default)]
     usage: Option<Usage>,
     #[serde(default)]
+    timings: Option<Timings>,
+    #[serde(default)]
     error: Option<IgnoredAny>,
     #[serde(borrow, default)]
     object: Option<&'a RawValue>,
@@ -184,13 +449,19 @@ pub(super) struct Usage {
 }
 
 #[derive(Deserialize)]
+struct Timings {
+    #[serde(default)]
+    predicted_n: Option<u32>,
+}
+
+#[derive(Deserialize)]
 struct Choice<'a> {
     #[serde(default)]
     index: u32,
-    #[serde(default)]
-    text: Length,
-    #[serde(default, alias = "message")]
-    delta: Option<Delta>,
+    #[serde(borrow, default)]
+    text: Said<'a>,
+    #[serde(borrow, default, alias = "message")]
+    delta: Option<Delta<'a>>,
     #[serde(default)]
     token_ids: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
@@ -206,67 +477,110 @@ impl Choice<'_> {
     }
 
     fn text_bytes(&self) -> usize {
-        self.text.0 + self.delta.as_ref().map_or(0, Delta::bytes)
+        self.text.length() + self.delta.as_ref().map_or(0, Delta::bytes)
+    }
+
+    /// The answer's own text in it.
+    fn content(&self) -> &str {
+        let delta = self.delta.as_ref().map_or("", |delta| &delta.content.text);
+        if delta.is_empty() { &self.text.text } else { delta }
     }
 }
 
 /// What a chat's chunk adds to, or a message holds.
 #[derive(Deserialize)]
-struct Delta {
-    #[serde(default)]
-    content: Length,
-    #[serde(default)]
-    reasoning_content: Length,
-    #[serde(default)]
-    reasoning: Length,
-    #[serde(default)]
-    refusal: Length,
-    #[serde(default)]
-    tool_calls: Length,
+struct Delta<'a> {
+    #[serde(borrow, default)]
+    content: Said<'a>,
+    #[serde(borrow, default)]
+    reasoning_content: Said<'a>,
+    #[serde(borrow, default)]
+    reasoning: Said<'a>,
+    #[serde(borrow, default)]
+    refusal: Said<'a>,
+    #[serde(borrow, default)]
+    tool_calls: Said<'a>,
 }
 
-impl Delta {
+impl Delta<'_> {
     fn bytes(&self) -> usize {
         // Engines that renamed `reasoning_content` send it under both names.
-        self.content.0
-            + self.reasoning_content.0.max(self.reasoning.0)
-            + self.refusal.0
-            + self.tool_calls.0
+        self.content.length()
+            + self
+                .reasoning_content
+                .length()
+                .max(self.reasoning.length())
+            + self.refusal.length()
+            + self.tool_calls.length()
+    }
+
+    fn obstacle(&self) -> Option<Obstacle> {
+        if self.tool_calls.length() > 0 {
+            Some(Obstacle::ToolCalls)
+        } else if self.reasoning_content.length() + self.reasoning.length() > 0 {
+            Some(Obstacle::Reasoning)
+        } else if self.refusal.length() + self.content.items > 0 {
+            Some(Obstacle::Modality)
+        } else {
+            None
+        }
     }
 }
 
-/// How much there is of something whose content does not matter: bytes of text, entries of a list.
-#[derive(Clone, Copy, Default)]
-struct Length(usize);
+/// Text, or a list of which only the length matters.
+#[derive(Clone, Default)]
+struct Said<'a> {
+    text: Cow<'a, str>,
+    items: usize,
+}
 
-impl<'de> Deserialize<'de> for Length {
+impl Said<'_> {
+    fn length(&self) -> usize {
+        self.text.len() + self.items
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Said<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LengthVisitor)
+        deserializer.deserialize_any(SaidVisitor)
     }
 }
 
-struct LengthVisitor;
+struct SaidVisitor;
 
-impl<'de> Visitor<'de> for LengthVisitor {
-    type Value = Length;
+impl<'de> Visitor<'de> for SaidVisitor {
+    type Value = Said<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("text, a list or null")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Length, E> {
-        Ok(Length(text.len()))
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Said<'de>, E> {
+        Ok(Said {
+            text: Cow::Borrowed(text),
+            items: 0,
+        })
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Length, E> {
-        Ok(Length(0))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Said<'de>, E> {
+        Ok(Said {
+            text: Cow::Owned(text.to_owned()),
+            items: 0,
+        })
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Length, A::Error> {
-        let mut length = 0;
-        while items.next_element::<IgnoredAny>()?.is_some() {
-            length += 1;
+    fn visit_unit<E: de::Error>(self) -> Result<Said<'de>, E> {
+        Ok(Said::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Said<'de>, A::Error> {
+        let mut items = 0;
+        while list.next_element::<IgnoredAny>()?.is_some() {
+            items += 1;
         }
-        Ok(Length(length))
+        Ok(Said {
+            text: Cow::Borrowed(""),
+            items,
+        })
     }
 }

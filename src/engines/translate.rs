@@ -4,16 +4,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Exchange;
 use super::answer::{AnswerReader, Form, ReadError, Tally};
 use super::call::{BadRequest, Call};
 use super::errors::tgi_stream_error;
 use super::generate::GenerateParameters;
+use super::seam::SeamStop;
 use super::tgi::as_list;
-use crate::domain::Api;
-
-/// No answer is longer than this, whatever the engine sends.
-const TEXT_BYTES_MAX: usize = 64 << 20;
+use super::transcript::Transcript;
+use super::{Exchange, obstacle};
+use crate::domain::{Api, EngineKind};
 
 /// What translation asks of an engine.
 pub(super) trait Dialect: std::fmt::Debug + Send + Sync {
@@ -21,6 +20,9 @@ pub(super) trait Dialect: std::fmt::Debug + Send + Sync {
     fn path(&self) -> &'static str;
     /// The request's fields besides the prompt.
     fn request(&self, call: &Call, parameters: &GenerateParameters) -> Result<Value, BadRequest>;
+    /// The prompt for going on after what was given, from the tokens themselves: exact where text might be cut into
+    /// other tokens. `prompt` is JSON text. `None`: from the text.
+    fn prompt_after(&self, prompt: &[u8], transcript: &Transcript) -> Option<Bytes>;
     /// `None`: not understood.
     fn read_event(&self, data: &[u8]) -> Option<Said>;
     fn read_answer(&self, body: &[u8]) -> Option<Whole>;
@@ -30,7 +32,10 @@ pub(super) trait Dialect: std::fmt::Debug + Send + Sync {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Said {
     pub text: String,
-    pub last_id: Option<i64>,
+    /// The ids of new tokens, as far as the engine tells them.
+    pub ids: Vec<i64>,
+    /// The ids of the prompt's tokens, where the engine tells them.
+    pub prompt_ids: Option<Vec<i64>>,
     /// New tokens, or all so far where the engine counts itself.
     pub tokens: u32,
     pub tokens_so_far: Option<u32>,
@@ -81,11 +86,34 @@ pub(super) struct Token {
 
 pub(super) fn exchange(
     dialect: &'static dyn Dialect,
+    engine: EngineKind,
     call: &Call,
     parameters: &GenerateParameters,
     model: Option<&str>,
 ) -> Result<Exchange, BadRequest> {
+    let prompt = call.body.raw("inputs").cloned().unwrap_or_default();
+    let (translator, body) = ask(dialect, call, parameters, &prompt, model)?;
+    let transcript = Transcript::translated(obstacle::of_call(engine, call));
+    Ok(Exchange {
+        path: dialect.path(),
+        body,
+        answer: AnswerReader::new(Form::Translated(Box::new(translator)), transcript),
+    })
+}
+
+/// What to send, and what will read the answer. `prompt` is JSON text.
+pub(super) fn ask(
+    dialect: &'static dyn Dialect,
+    call: &Call,
+    parameters: &GenerateParameters,
+    prompt: &[u8],
+    model: Option<&str>,
+) -> Result<(Translator, Bytes), BadRequest> {
     parameters.refuse_only_tgi(dialect.name())?;
+    let mut fields = dialect.request(call, parameters)?;
+    if let Some(model) = model {
+        fields["model"] = model.into();
+    }
     let translator = Translator {
         dialect,
         prompt: match parameters.return_full_text {
@@ -95,21 +123,11 @@ pub(super) fn exchange(
         seed: parameters.seed.filter(|_| parameters.samples()),
         details: parameters.details,
         as_list: call.api == Api::TgiRoot,
-        text: String::new(),
-        index: 0,
         last_id: 0,
         last: None,
+        stop: None,
     };
-    let prompt = call.body.raw("inputs").cloned().unwrap_or_default();
-    let mut fields = dialect.request(call, parameters)?;
-    if let Some(model) = model {
-        fields["model"] = model.into();
-    }
-    Ok(Exchange {
-        path: dialect.path(),
-        body: with_prompt(&prompt, &fields),
-        answer: AnswerReader::new(Form::Translated(Box::new(translator))),
-    })
+    Ok((translator, with_prompt(prompt, &fields)))
 }
 
 /// The prompt's JSON text goes over as it is, however long.
@@ -131,11 +149,11 @@ pub(super) struct Translator {
     seed: Option<u64>,
     details: bool,
     as_list: bool,
-    text: String,
-    index: u32,
     last_id: i64,
     /// How the engine finished and the text it finished with; written once its counts are known.
     last: Option<(Finish, String)>,
+    /// For a stream that another worker began.
+    pub stop: Option<SeamStop>,
 }
 
 impl Translator {
@@ -144,50 +162,78 @@ impl Translator {
         &mut self,
         data: &[u8],
         tally: &mut Tally,
+        transcript: &mut Transcript,
         out: &mut BytesMut,
     ) -> Result<(), ReadError> {
         if tally.ended || tally.error.is_some() {
             return Ok(());
         }
-        let said = self
+        let mut said = self
             .dialect
             .read_event(data)
             .ok_or_else(|| not_understood(data))?;
         if let Some(error) = said.error {
-            out.put_slice(&tgi_stream_error(&error, "generation"));
+            tally.error_event = Some(tgi_stream_error(&error, "generation"));
             tally.error = Some(error);
             return Ok(());
-        }
-        if self.text.len() + said.text.len() > TEXT_BYTES_MAX {
-            return Err(ReadError::TooLong);
         }
         let tokens = said
             .tokens_so_far
             .map_or(said.tokens, |all| all.saturating_sub(tally.tokens));
         tally.tokens = tally.tokens.saturating_add(tokens);
         tally.usage = said.usage.or(tally.usage);
-        tally.prompt_tokens = said.prompt_tokens.or(tally.prompt_tokens);
-        self.last_id = said.last_id.unwrap_or(self.last_id);
-        self.text.push_str(&said.text);
+        tally.note_prompt(said.prompt_tokens);
+        self.last_id = said.ids.last().copied().unwrap_or(self.last_id);
+        let stop = self.stop.as_mut().and_then(|stop| stop.met(&said.text));
+        if let Some(end) = stop {
+            said.text.truncate(end);
+            said.finish = Some(Finish::StopSequence);
+            tally.stopped = true;
+        }
+        if !transcript.add(&said.text) {
+            return Err(ReadError::TooLong);
+        }
+        if tokens > 0 {
+            transcript.add_ids(&said.ids, tokens);
+        }
+        if said.prompt_ids.is_some() {
+            transcript.prompt_ids = said.prompt_ids;
+        }
         match said.finish {
             Some(finish) => self.last = Some((finish, said.text)),
-            None if !said.text.is_empty() => self.write_token(said.text, out),
+            None if !said.text.is_empty() => self.write_token(said.text, transcript, out),
             None => {}
         }
-        if said.done {
-            self.finish(tally, out);
+        if said.done || tally.stopped {
+            self.finish(tally, transcript, out);
         }
         Ok(())
     }
 
+    /// All tokens of the budget are given, only the last event is not.
+    pub fn end_at_limit(
+        &mut self,
+        tally: &mut Tally,
+        transcript: &mut Transcript,
+        out: &mut BytesMut,
+    ) {
+        self.last = Some((Finish::Length, String::new()));
+        self.finish(tally, transcript, out);
+    }
+
     /// Writes the last event, if the engine has said how it finished.
-    pub fn finish(&mut self, tally: &mut Tally, out: &mut BytesMut) {
+    pub fn finish(
+        &mut self,
+        tally: &mut Tally,
+        transcript: &mut Transcript,
+        out: &mut BytesMut,
+    ) {
         let Some((finish, text)) = self.last.take() else {
             return;
         };
         tally.ended = true;
         tally.finish_reason = Some(finish.as_str().to_owned());
-        self.index += 1;
+        transcript.index += 1;
         let mut details = json!({
             "finish_reason": finish.as_str(),
             "generated_tokens": tally.output_tokens(),
@@ -199,9 +245,9 @@ impl Translator {
         write_event(
             out,
             &Event {
-                index: self.index,
+                index: transcript.index,
                 token: self.token(text),
-                generated_text: Some(std::mem::take(&mut self.prompt) + &self.text),
+                generated_text: Some(std::mem::take(&mut self.prompt) + &transcript.text),
                 details: Some(details),
             },
         );
@@ -235,13 +281,13 @@ impl Translator {
         })
     }
 
-    fn write_token(&mut self, text: String, out: &mut BytesMut) {
-        self.index += 1;
+    fn write_token(&self, text: String, transcript: &mut Transcript, out: &mut BytesMut) {
+        transcript.index += 1;
         let token = self.token(text);
         write_event(
             out,
             &Event {
-                index: self.index,
+                index: transcript.index,
                 token,
                 generated_text: None,
                 details: None,

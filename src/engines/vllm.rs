@@ -1,5 +1,6 @@
 //! vLLM's `/v1/completions`, which TGI's routes are translated to.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -7,6 +8,7 @@ use super::call::{BadRequest, Call};
 use super::errors::error_message;
 use super::generate::{GenerateParameters, cannot_serve};
 use super::openai::Usage;
+use super::transcript::Transcript;
 use super::translate::{Dialect, Finish, Said, Token, Whole};
 
 #[derive(Debug)]
@@ -54,6 +56,12 @@ impl Dialect for Vllm {
         Ok(fields)
     }
 
+    fn prompt_after(&self, _prompt: &[u8], transcript: &Transcript) -> Option<Bytes> {
+        let prompt = transcript.prompt_ids.as_deref()?;
+        let given = transcript.ids.as_deref()?;
+        serde_json::to_vec(&[prompt, given].concat()).ok().map(Bytes::from)
+    }
+
     fn read_event(&self, data: &[u8]) -> Option<Said> {
         if data == b"[DONE]" {
             return Some(Said {
@@ -78,11 +86,12 @@ impl Dialect for Vllm {
             Ok(finish) => said.finish = finish,
             Err(reason) => said.error = Some(format!("the engine ended the answer: {reason}")),
         }
-        said.last_id = choice.token_ids.iter().flatten().last().copied();
         said.tokens = match &choice.token_ids {
             Some(ids) => u32::try_from(ids.len()).unwrap_or(u32::MAX),
             None => u32::from(!choice.text.is_empty()),
         };
+        said.ids = choice.token_ids.unwrap_or_default();
+        said.prompt_ids = choice.prompt_token_ids;
         said.text = choice.text;
         Some(said)
     }
@@ -138,6 +147,9 @@ struct Choice {
     text: String,
     #[serde(default)]
     token_ids: Option<Vec<i64>>,
+    /// In the first chunk.
+    #[serde(default)]
+    prompt_token_ids: Option<Vec<i64>>,
     #[serde(default)]
     finish_reason: Option<String>,
     /// The stop sequence, or the id of a token that ends the text.

@@ -80,6 +80,7 @@ fn read_chunks(mut reader: AnswerReader, stream: &[u8], chunk_bytes: usize) -> R
     }
     let ending = reader.finish();
     client.extend_from_slice(ending.tail.as_deref().unwrap_or_default());
+    client.extend_from_slice(ending.error_event.as_deref().unwrap_or_default());
     Read {
         client: String::from_utf8_lossy(&client).into_owned(),
         tokens,
