@@ -9,8 +9,8 @@ use super::keys::{self, KeyList};
 use super::section::{Reader, Section, as_written, shown};
 use super::tree::{NOTHING, Node};
 use crate::domain::{
-    Endpoint, EndpointName, RequestLimits, RetrySettings, RoutingSettings, ScalingSettings,
-    TimeLimits, TokensPerSecond, WaitingSettings,
+    Endpoint, EndpointName, HedgeSettings, RequestLimits, ResumeMode, ResumeSettings,
+    RetrySettings, RoutingSettings, ScalingSettings, TimeLimits, TokensPerSecond, WaitingSettings,
 };
 
 /// First path segments that are routes of the gateway.
@@ -84,6 +84,15 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     };
     let retry = RetrySettings {
         attempts_max: s.count("retry_attempts", 3, 1..=10),
+        budget_share: s.number("retry_budget", 0.2, 0.0..=10.0),
+    };
+    let resume = ResumeSettings {
+        mode: resume_mode(&s),
+        times_max: s.count("resume_times", 3, 0..=100),
+    };
+    let hedge = HedgeSettings {
+        share: s.number("hedge_share", 0.02, 0.0..=1.0),
+        after_min: s.duration("hedge_after_min", 0.5, 0.0..=DAY_S),
     };
     let limits = RequestLimits {
         max_new_tokens: s.count("max_new_tokens", 131_072, 1..=10_000_000),
@@ -99,6 +108,8 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
         routing,
         waiting,
         retry,
+        resume,
+        hedge,
         limits,
         times,
         groups,
@@ -183,6 +194,15 @@ fn scaling(s: &Section) -> ScalingSettings {
     }
 }
 
+fn resume_mode(s: &Section) -> ResumeMode {
+    const MODES: [(&str, ResumeMode); 3] = [
+        ("always", ResumeMode::Always),
+        ("deterministic", ResumeMode::Deterministic),
+        ("never", ResumeMode::Never),
+    ];
+    s.one_of("resume", &MODES, ResumeMode::Always)
+}
+
 fn times(s: &Section) -> TimeLimits {
     let probe_interval = s.duration("probe_interval", 2.0, 0.05..=3_600.0);
     let node = s.get("timeouts").unwrap_or(&NOTHING);
@@ -193,7 +213,9 @@ fn times(s: &Section) -> TimeLimits {
         between_bytes: t.duration("between_bytes", 120.0, 0.01..=DAY_S),
         boot: t.duration("boot", 600.0, 0.01..=DAY_S),
         unresponsive: t.duration("unresponsive", 20.0, 0.0..=DAY_S),
+        silence: t.duration("silence", 5.0, 0.01..=DAY_S),
         drain: t.duration("drain", 120.0, 0.0..=DAY_S),
+        drain_limit: t.duration("drain_limit", 1_200.0, 0.0..=DAY_S),
         probe_interval,
         probe: t.duration("probe", 5.0, 0.01..=600.0),
     };

@@ -377,6 +377,29 @@ impl<'n> Section<'n, '_> {
         flag
     }
 
+    /// One of a few words.
+    pub(super) fn one_of<T: Copy + PartialEq>(
+        &self,
+        key: &'static str,
+        words: &[(&'static str, T)],
+        default: T,
+    ) -> T {
+        let found = self.get(key).and_then(|node| {
+            let text = self.text_of(node, key)?;
+            let found = words.iter().find(|(word, _)| *word == text);
+            if found.is_none() {
+                let expected: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+                let what = format!("{key} is {}", shown(node));
+                self.reader.mistake_at(node, what, expected.join(", "));
+            }
+            found.map(|(_, value)| *value)
+        });
+        let value = found.unwrap_or(default);
+        let word = words.iter().find(|(_, other)| *other == value);
+        self.note(key, word.map(|(word, _)| *word));
+        value
+    }
+
     pub(super) fn text_of(&self, node: &Node, key: &str) -> Option<String> {
         match &node.kind {
             Kind::Text(text) => self.reader.fill_in(node, text),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointName, GroupName, Secret, TokensPerSecond, UsdPerHour};
+use super::{EndpointName, GroupName, ResumeSettings, Secret, TokensPerSecond, UsdPerHour};
 
 /// One model service: a name, its limits and the groups of workers behind it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,6 +19,8 @@ pub struct Endpoint {
     pub routing: RoutingSettings,
     pub waiting: WaitingSettings,
     pub retry: RetrySettings,
+    pub resume: ResumeSettings,
+    pub hedge: HedgeSettings,
     pub limits: RequestLimits,
     pub times: TimeLimits,
     /// Never empty. A fixed market has one group.
@@ -102,6 +104,18 @@ pub struct WaitingSettings {
 pub struct RetrySettings {
     /// Attempts in all, the first included.
     pub attempts_max: u32,
+    /// Further attempts as a share of all requests, beyond a small reserve.
+    pub budget_share: f64,
+}
+
+/// Asking a second worker when the first token is late.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HedgeSettings {
+    /// Share of the requests that may be sent twice; 0: none.
+    pub share: f64,
+    /// No first token counts as late before.
+    #[serde(with = "super::time::seconds")]
+    pub after_min: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,9 +141,15 @@ pub struct TimeLimits {
     /// From the first failed probe until a worker is given up.
     #[serde(with = "super::time::seconds")]
     pub unresponsive: Duration,
-    /// From drain order to release, streams or not.
+    /// Without a token for this long, and for 20 of its usual gaps, a stream counts as broken.
+    #[serde(with = "super::time::seconds")]
+    pub silence: Duration,
+    /// From drain order until the streams that are left are moved to other workers.
     #[serde(with = "super::time::seconds")]
     pub drain: Duration,
+    /// From drain order to release, streams that cannot be moved or not.
+    #[serde(with = "super::time::seconds")]
+    pub drain_limit: Duration,
     #[serde(with = "super::time::seconds")]
     pub probe_interval: Duration,
     #[serde(with = "super::time::seconds")]

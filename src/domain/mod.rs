@@ -17,9 +17,9 @@ mod worker;
 pub use choice::{Candidate, Choice, NoWorker, WaitReason};
 pub use client::{Access, ApiKey, KeyLimits, KeyScope, NeedsKey, Secret};
 pub use endpoint::{
-    Endpoint, EngineKind, FixedWorker, LocalLaunch, MarketKind, RequestLimits, RetrySettings,
-    RoutingSettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch, WaitingSettings,
-    WorkerGroup,
+    Endpoint, EngineKind, FixedWorker, HedgeSettings, LocalLaunch, MarketKind, RequestLimits,
+    RetrySettings, RoutingSettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch,
+    WaitingSettings, WorkerGroup,
 };
 pub use ids::{ClientKey, EndpointName, GroupName, InstallationId, InstanceId, OfferId, WorkerId};
 pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};

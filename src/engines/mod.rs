@@ -86,7 +86,11 @@ pub fn exchange(
     match engine {
         EngineKind::Tgi => Ok(tgi::exchange(engine, call)),
         EngineKind::Fake => Ok(fake::exchange(call)),
-        EngineKind::LlamaCpp => translate::exchange(&llamacpp::LlamaCpp, engine, call, parameters, None),
-        EngineKind::Vllm => translate::exchange(&vllm::Vllm, engine, call, parameters, served_model),
+        EngineKind::LlamaCpp => {
+            translate::exchange(&llamacpp::LlamaCpp, engine, call, parameters, None)
+        }
+        EngineKind::Vllm => {
+            translate::exchange(&vllm::Vllm, engine, call, parameters, served_model)
+        }
     }
 }

@@ -198,7 +198,10 @@ mod tests {
             json!({"response_format": {"type": "json_object"}}),
             Some(Obstacle::Grammar),
         );
-        chat(json!({"tool_choice": "required"}), Some(Obstacle::ToolCalls));
+        chat(
+            json!({"tool_choice": "required"}),
+            Some(Obstacle::ToolCalls),
+        );
         chat(
             json!({"messages": [{"role": "assistant", "content": "So"}]}),
             Some(Obstacle::Prefilled),

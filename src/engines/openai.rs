@@ -252,7 +252,9 @@ impl OpenAiMeter {
         if chunk.raw("usage").is_none() {
             return;
         }
-        let at_the_end = chunk.raw("choices").is_some_and(|list| list.as_ref() == b"[]");
+        let at_the_end = chunk
+            .raw("choices")
+            .is_some_and(|list| list.as_ref() == b"[]");
         if at_the_end || self.usage_always_wanted || self.counts != Some(Counts::Usage) {
             if tally.before > 0 {
                 self.total_usage(chunk, tally);
@@ -313,9 +315,15 @@ impl OpenAiMeter {
     }
 
     /// All tokens of the budget are given, only the finish reason is not.
-    pub fn end_at_limit(&mut self, tally: &mut Tally, transcript: &Transcript, tail: &mut BytesMut) {
+    pub fn end_at_limit(
+        &mut self,
+        tally: &mut Tally,
+        transcript: &Transcript,
+        tail: &mut BytesMut,
+    ) {
         let mut chunk = self.chunk(transcript);
-        let mut choice = serde_json::json!({"index": 0, "logprobs": null, "finish_reason": "length"});
+        let mut choice =
+            serde_json::json!({"index": 0, "logprobs": null, "finish_reason": "length"});
         match self.api {
             Api::ChatCompletions => choice["delta"] = serde_json::json!({}),
             _ => choice["text"] = "".into(),
@@ -483,7 +491,11 @@ impl Choice<'_> {
     /// The answer's own text in it.
     fn content(&self) -> &str {
         let delta = self.delta.as_ref().map_or("", |delta| &delta.content.text);
-        if delta.is_empty() { &self.text.text } else { delta }
+        if delta.is_empty() {
+            &self.text.text
+        } else {
+            delta
+        }
     }
 }
 
@@ -506,10 +518,7 @@ impl Delta<'_> {
     fn bytes(&self) -> usize {
         // Engines that renamed `reasoning_content` send it under both names.
         self.content.length()
-            + self
-                .reasoning_content
-                .length()
-                .max(self.reasoning.length())
+            + self.reasoning_content.length().max(self.reasoning.length())
             + self.refusal.length()
             + self.tool_calls.length()
     }

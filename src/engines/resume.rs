@@ -51,7 +51,9 @@ pub fn resume(
         (Some(parameters), EngineKind::Vllm) => {
             let dialect = &vllm::Vllm;
             let model = served_model;
-            resume_translated(dialect, engine, call, parameters, &broken, model, same_model)?
+            resume_translated(
+                dialect, engine, call, parameters, &broken, model, same_model,
+            )?
         }
     };
     exchange.answer.tally = broken.tally.next_worker();
@@ -227,6 +229,9 @@ fn resume_translated(
     Ok(Exchange {
         path: dialect.path(),
         body,
-        answer: AnswerReader::new(Form::Translated(Box::new(translator)), Transcript::default()),
+        answer: AnswerReader::new(
+            Form::Translated(Box::new(translator)),
+            Transcript::default(),
+        ),
     })
 }

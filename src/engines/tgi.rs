@@ -160,7 +160,13 @@ pub(super) fn as_list(body: &[u8]) -> Bytes {
 
 impl Seam {
     /// The event as one of the stream that the first worker began.
-    fn rewrite(&mut self, data: &[u8], text: &str, tally: &mut Tally, transcript: &Transcript) -> Gets {
+    fn rewrite(
+        &mut self,
+        data: &[u8],
+        text: &str,
+        tally: &mut Tally,
+        transcript: &Transcript,
+    ) -> Gets {
         let Ok(mut event) = JsonObject::parse(Bytes::copy_from_slice(data)) else {
             return Gets::TheEvent;
         };

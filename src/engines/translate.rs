@@ -222,12 +222,7 @@ impl Translator {
     }
 
     /// Writes the last event, if the engine has said how it finished.
-    pub fn finish(
-        &mut self,
-        tally: &mut Tally,
-        transcript: &mut Transcript,
-        out: &mut BytesMut,
-    ) {
+    pub fn finish(&mut self, tally: &mut Tally, transcript: &mut Transcript, out: &mut BytesMut) {
         let Some((finish, text)) = self.last.take() else {
             return;
         };

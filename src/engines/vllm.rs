@@ -59,7 +59,9 @@ impl Dialect for Vllm {
     fn prompt_after(&self, _prompt: &[u8], transcript: &Transcript) -> Option<Bytes> {
         let prompt = transcript.prompt_ids.as_deref()?;
         let given = transcript.ids.as_deref()?;
-        serde_json::to_vec(&[prompt, given].concat()).ok().map(Bytes::from)
+        serde_json::to_vec(&[prompt, given].concat())
+            .ok()
+            .map(Bytes::from)
     }
 
     fn read_event(&self, data: &[u8]) -> Option<Said> {

@@ -13,6 +13,7 @@ use super::arrival::StartTimes;
 use super::claim::Claim;
 use super::demand::Demand;
 use super::load::work_units;
+use super::second_tries::SecondTries;
 use super::waiting::{Held, Room};
 use super::worker::{Worker, WorkerSpec};
 use crate::domain::{
@@ -88,6 +89,7 @@ pub struct EndpointFleet {
     pub(super) start_times: Mutex<StartTimes>,
     /// What those who wait wait for.
     pub(super) reason: watch::Sender<WaitReason>,
+    pub second_tries: SecondTries,
     wake: Arc<Notify>,
 }
 
@@ -108,6 +110,7 @@ impl EndpointFleet {
             last_plan: ArcSwapOption::empty(),
             start_times: Mutex::default(),
             reason: watch::Sender::new(WaitReason::NoneReady),
+            second_tries: SecondTries::default(),
             wake: Arc::clone(wake),
         })
     }
@@ -218,6 +221,14 @@ impl EndpointFleet {
                 retry_after: self.retry_after(now),
             },
         }
+    }
+
+    /// A worker besides those in `ticket.tried`, now or not at all, and only if nobody waits.
+    pub fn claim_beside(self: &Arc<Self>, ticket: &Ticket) -> Option<Claim> {
+        let nobody_waits = self.room.lock().is_empty();
+        nobody_waits
+            .then(|| self.claim(&ticket.cost, &ticket.tried).ok())
+            .flatten()
     }
 
     pub fn waiting(&self) -> WaitingView {

@@ -6,8 +6,10 @@ mod arrival;
 mod claim;
 mod demand;
 mod endpoint;
+mod eviction;
 mod load;
 mod meter;
+mod second_tries;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -25,9 +27,11 @@ use crate::domain::{Endpoint, EndpointName};
 pub use account::{Account, Allowance, Quotas};
 pub use claim::Claim;
 pub use endpoint::{Admission, EndpointFleet, NoClaim, Ticket};
+pub use eviction::Eviction;
 pub use load::LoadView;
 pub use meter::{Meter, MeterTotals};
 pub use waiting::{Held, News, Standing};
+pub use second_tries::SecondTries;
 pub use worker::{Contact, Worker, WorkerSpec};
 
 /// All endpoints by name.

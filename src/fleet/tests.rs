@@ -37,7 +37,18 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
             events: false,
             events_interval: second,
         },
-        retry: RetrySettings { attempts_max: 3 },
+        retry: RetrySettings {
+            attempts_max: 3,
+            budget_share: 0.2,
+        },
+        resume: ResumeSettings {
+            mode: ResumeMode::Always,
+            times_max: 3,
+        },
+        hedge: HedgeSettings {
+            share: 0.0,
+            after_min: second,
+        },
         limits: RequestLimits {
             max_new_tokens: 1_000,
         },
@@ -47,7 +58,9 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
             between_bytes: second,
             boot: second,
             unresponsive: second,
+            silence: second,
             drain: second,
+            drain_limit: second,
             probe_interval: second,
             probe: second,
         },

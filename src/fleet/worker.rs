@@ -6,10 +6,12 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
+use super::eviction::{Eviction, Evictor, by_phase};
 use super::load::{Load, LoadView};
 use super::meter::Meter;
 use crate::domain::{
@@ -69,6 +71,7 @@ pub struct Worker {
     estimate: Mutex<SpeedEstimate>,
     speed: AtomicU64,
     last_reason: Mutex<String>,
+    evictor: Evictor,
 }
 
 static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
@@ -96,6 +99,7 @@ impl Worker {
             estimate: Mutex::new(estimate),
             speed: AtomicU64::new(speed.0.to_bits()),
             last_reason: Mutex::new(String::new()),
+            evictor: Evictor::default(),
             spec,
         }
     }
@@ -115,6 +119,19 @@ impl Worker {
                 .store(before == WorkerPhase::Stopped, Relaxed);
         }
         self.takes_requests.store(phase.is_ready(), SeqCst);
+        if let Some(eviction) = by_phase(phase) {
+            self.evictor.say(eviction);
+        }
+    }
+
+    /// Its streams are to go on elsewhere, as far as they can.
+    pub fn move_requests(&self) {
+        self.evictor.say(Eviction::Movable);
+    }
+
+    /// Returns when requests of this kind have to leave the worker.
+    pub async fn evicted(&self, kind: Eviction) {
+        self.evictor.said(kind).await;
     }
 
     /// It was stopped before it last started: less is left to do than for a new one.
@@ -217,6 +234,13 @@ impl Worker {
             *estimate = SpeedEstimate::new(group.speed_prior, group.max_concurrency);
         }
         self.speed.store(estimate.speed().0.to_bits(), Relaxed);
+    }
+
+    /// The usual time between two tokens of one stream, at the present concurrency.
+    pub fn token_gap(&self) -> Duration {
+        let (a, c) = self.estimate.lock().law();
+        let streams = f64::from(self.load.view().in_flight().max(1));
+        Duration::try_from_secs_f64(a + c * streams).unwrap_or_default()
     }
 
     /// Folds the token gaps since the last call into the speed.

@@ -26,6 +26,8 @@ pub enum Effect {
     Start,
     Stop,
     Destroy,
+    /// Take what can be taken of its requests to other workers.
+    MoveRequests,
     /// Nothing exists any more: end the ledger's line and drop the worker from the table.
     Forget,
 }
@@ -143,7 +145,14 @@ fn draining(
 ) -> Option<Transition> {
     match event {
         WorkerEvent::Emptied => release(then, now),
-        WorkerEvent::Tick if now.since(since) >= times.drain => release(then, now),
+        WorkerEvent::Tick if now.since(since) >= times.drain_limit.max(times.drain) => {
+            release(then, now)
+        }
+        WorkerEvent::Tick if now.since(since) >= times.drain => with(
+            WorkerPhase::Draining { then, since },
+            Effect::MoveRequests,
+            now,
+        ),
         WorkerEvent::DrainCancelled => to(WorkerPhase::Ready, now),
         WorkerEvent::DrainOrdered(then) => to(WorkerPhase::Draining { then, since }, now),
         WorkerEvent::InstanceSeen(InstanceState::Stopped) => match then {

@@ -16,7 +16,9 @@ fn times() -> TimeLimits {
         between_bytes: 30 * second,
         boot: 600 * second,
         unresponsive: Duration::from_secs(1),
+        silence: 5 * second,
         drain: 120 * second,
+        drain_limit: 300 * second,
         probe_interval: 5 * second,
         probe: 2 * second,
     }
@@ -59,7 +61,7 @@ fn one_failed_probe_takes_a_worker_out_of_service_and_the_third_gives_it_up() {
 }
 
 #[test]
-fn a_drained_worker_is_released_when_empty_or_out_of_time() {
+fn a_drained_worker_is_released_when_empty_and_its_streams_are_moved_before_they_are_cut() {
     for (then, phase, effect) in [
         (Release::Stop, P::Stopping, Effect::Stop),
         (Release::Destroy, P::Destroying, Effect::Destroy),
@@ -72,6 +74,10 @@ fn a_drained_worker_is_released_when_empty_or_out_of_time() {
             then,
             since: ago(120),
         };
+        let older = P::Draining {
+            then,
+            since: ago(300),
+        };
         check(
             P::Ready,
             99,
@@ -81,7 +87,8 @@ fn a_drained_worker_is_released_when_empty_or_out_of_time() {
         );
         check(young, 10, E::Emptied, phase, &[effect]);
         check(young, 10, E::Tick, young, &[]);
-        check(old, 120, E::Tick, phase, &[effect]);
+        check(old, 120, E::Tick, old, &[Effect::MoveRequests]);
+        check(older, 300, E::Tick, phase, &[effect]);
         check(young, 10, E::DrainCancelled, P::Ready, &[]);
     }
 }

@@ -4,9 +4,11 @@
 pub mod admission;
 pub mod arrival;
 pub mod cost;
+pub mod hedge;
 pub mod lifecycle;
 pub mod limits;
 pub mod queueing;
+pub mod resume;
 pub mod retry;
 pub mod routing;
 pub mod scaling;

@@ -15,6 +15,8 @@ pub enum AttemptFailure {
     Status(u16),
     /// An answer that cannot be passed on: too large, or not understood. Another worker would say the same.
     Unusable,
+    /// The worker is being taken out of service.
+    Taken,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +25,15 @@ pub enum Verdict {
     SameAgain,
     /// Again on any worker; this one is doubted until a probe clears it.
     ElsewhereDoubted,
+    /// Again on any worker that takes requests.
+    Elsewhere,
     /// Again on a worker not tried yet; if there is none, the client gets this answer.
     ElsewhereUntried,
     /// The client gets the answer, or the error.
     GiveUp,
 }
 
-/// `attempts_made` counts this one. Statuses below 500 but 429 are the client's or the worker's honest answer.
+/// `attempts_made` counts this one. Whose fault it was decides: what the client did wrong is wrong everywhere.
 pub fn after_failure(
     failure: AttemptFailure,
     attempts_made: u32,
@@ -42,11 +46,46 @@ pub fn after_failure(
         return Verdict::GiveUp;
     }
     match failure {
-        AttemptFailure::StaleConnection | AttemptFailure::Broken => Verdict::ElsewhereDoubted,
-        // A slow worker has done the work already; doing it twice doubles the load that made it slow.
-        AttemptFailure::TimedOut | AttemptFailure::Unusable => Verdict::GiveUp,
-        AttemptFailure::Status(429 | 500 | 502 | 503 | 504) => Verdict::ElsewhereUntried,
+        AttemptFailure::StaleConnection | AttemptFailure::Broken | AttemptFailure::TimedOut => {
+            Verdict::ElsewhereDoubted
+        }
+        // Another worker would say the same.
+        AttemptFailure::Unusable => Verdict::GiveUp,
+        // The worker's own key is wrong, it is overloaded, or it failed.
+        AttemptFailure::Status(401 | 403 | 407 | 408 | 429) => Verdict::ElsewhereUntried,
+        AttemptFailure::Status(501 | 505) => Verdict::GiveUp,
+        AttemptFailure::Status(status) if status >= 500 => Verdict::ElsewhereUntried,
+        AttemptFailure::Taken => Verdict::Elsewhere,
         AttemptFailure::Status(_) => Verdict::GiveUp,
+    }
+}
+
+/// Further attempts that may be saved up: a worker that dies takes all its requests with it at once.
+const BUDGET_BURST: f64 = 100.0;
+
+/// Bounds further attempts to a share of the requests, so that a broken fleet is not hammered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget(f64);
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self(BUDGET_BURST)
+    }
+}
+
+impl RetryBudget {
+    /// A request came; it earns its share of a further attempt.
+    pub fn earn(&mut self, settings: &RetrySettings) {
+        self.0 = (self.0 + settings.budget_share).min(BUDGET_BURST);
+    }
+
+    /// Takes one further attempt.
+    pub fn spend(&mut self) -> bool {
+        let may = self.0 >= 1.0;
+        if may {
+            self.0 -= 1.0;
+        }
+        may
     }
 }
 
@@ -55,7 +94,10 @@ mod tests {
     use super::*;
 
     fn check(failure: AttemptFailure, attempts_made: u32, expect: Verdict) {
-        let settings = RetrySettings { attempts_max: 3 };
+        let settings = RetrySettings {
+            attempts_max: 3,
+            budget_share: 0.2,
+        };
         assert_eq!(after_failure(failure, attempts_made, &settings), expect);
     }
 
@@ -72,10 +114,36 @@ mod tests {
 
     #[test]
     fn the_clients_own_mistake_is_not_repeated() {
-        for status in [400, 401, 404, 413, 422, 501] {
+        for status in [400, 404, 413, 422, 501] {
             check(AttemptFailure::Status(status), 1, Verdict::GiveUp);
         }
         check(AttemptFailure::Status(503), 1, Verdict::ElsewhereUntried);
-        check(AttemptFailure::TimedOut, 1, Verdict::GiveUp);
+    }
+
+    #[test]
+    fn what_is_the_workers_fault_is_tried_elsewhere() {
+        for status in [401, 429, 500, 503, 529] {
+            check(AttemptFailure::Status(status), 1, Verdict::ElsewhereUntried);
+        }
+        check(AttemptFailure::TimedOut, 1, Verdict::ElsewhereDoubted);
+        check(AttemptFailure::Taken, 1, Verdict::Elsewhere);
+        check(AttemptFailure::Unusable, 1, Verdict::GiveUp);
+    }
+
+    #[test]
+    fn a_broken_fleet_is_asked_again_for_a_share_of_the_requests_only() {
+        let settings = RetrySettings {
+            attempts_max: 3,
+            budget_share: 0.1,
+        };
+        let mut budget = RetryBudget::default();
+        let mut retries = 0;
+        for _ in 0..10_000 {
+            budget.earn(&settings);
+            while budget.spend() {
+                retries += 1;
+            }
+        }
+        assert!((1_090..=1_100).contains(&retries), "{retries}");
     }
 }

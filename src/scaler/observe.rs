@@ -193,6 +193,7 @@ impl Scaler {
             Effect::Start => self.start(endpoint, worker),
             Effect::Stop => self.stop(endpoint, worker),
             Effect::Destroy => self.destroy(endpoint, worker),
+            Effect::MoveRequests => worker.move_requests(),
             Effect::Forget => self.forget(endpoint, worker, at),
         }
     }

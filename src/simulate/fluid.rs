@@ -232,6 +232,7 @@ impl<'a> World<'a> {
             return;
         };
         let machine = match effect {
+            Effect::MoveRequests => return,
             Effect::Start => self.boot(&group, |group| group.restart),
             Effect::Stop => Machine::Stopping {
                 until: self.now + STOP,
