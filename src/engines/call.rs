@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::generate::GenerateParameters;
 use super::json::{JsonError, JsonObject};
+use super::obstacle;
 use super::prompt::{PROMPT_FORMS, Prompt, TextLength};
 use crate::domain::{Api, RequestLimits};
 
@@ -30,6 +31,16 @@ pub struct Call {
     pub usage_wanted: bool,
     /// For TGI's routes, what translation needs.
     pub(super) generate: Option<GenerateParameters>,
+}
+
+impl Call {
+    /// Tokens are drawn by chance.
+    pub fn samples(&self) -> bool {
+        match &self.generate {
+            Some(parameters) => parameters.samples(),
+            None => obstacle::samples(&self.body),
+        }
+    }
 }
 
 /// Why a request is refused; the client's fault.

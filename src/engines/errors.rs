@@ -185,6 +185,11 @@ pub fn translate_error(api: Api, engine: EngineKind, status: u16, body: Bytes) -
     (status, Bytes::from(reshaped.to_string()))
 }
 
+/// The message in an error's JSON text.
+pub fn message_of(body: &[u8]) -> Option<String> {
+    error_message(&serde_json::from_slice(body).ok()?)
+}
+
 /// The message of an error as any of the engines writes it.
 pub(super) fn error_message(answer: &Value) -> Option<String> {
     let error = &answer["error"];

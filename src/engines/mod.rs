@@ -25,9 +25,11 @@ use bytes::Bytes;
 
 pub use answer::{AnswerReader, Ending, ReadError, Step};
 pub use call::{BadRequest, Call, peek_model, read_call};
-pub use errors::{ErrorKind, error_body, status_for, stream_error_event, translate_error};
+pub use errors::{
+    ErrorKind, error_body, message_of, status_for, stream_error_event, translate_error,
+};
 pub use json::{JsonError, JsonObject};
-pub use resume::{Resumed, resume};
+pub use resume::{end_at_limit, is_at_limit, resume};
 pub use sse::{EVENT_BYTES_MAX, EventSplitter, EventTooLong, Events, event_data};
 pub use transcript::Transcript;
 

@@ -16,29 +16,23 @@ use super::translate::{self, Dialect};
 use super::{Ending, Exchange, llamacpp, openai, vllm};
 use crate::domain::{Api, EngineKind};
 
-/// What is left to do for a broken stream.
-#[derive(Debug)]
-pub enum Resumed {
-    /// To be sent to another worker; its reader gives the client the rest of the one stream.
-    Exchange(Box<Exchange>),
-    /// The client has all tokens; only the end was missing, which is in `tail`.
-    Finished(Ending),
+/// The client has all tokens it asked for; only the end is missing, which `end_at_limit` makes.
+pub fn is_at_limit(engine: EngineKind, call: &Call, broken: &AnswerReader) -> bool {
+    left(engine, call, broken) == Some(0)
 }
 
-/// `broken` read what the client has. `same_model`: the next worker has the same engine and model as the last, so that
-/// token ids mean the same. There must be no obstacle (`Transcript::obstacle`).
+/// What another worker is asked to go on with a stream; its reader gives the client the rest of the one stream.
+///
+/// `broken` read what the client has. `same_model`: the worker has the same engine and model as the last one, so that
+/// token ids mean the same. There must be no obstacle (`Transcript::obstacle`) and something left to make.
 pub fn resume(
     engine: EngineKind,
     call: &Call,
     broken: AnswerReader,
     served_model: Option<&str>,
     same_model: bool,
-) -> Result<Resumed, BadRequest> {
-    let budget = budget(engine, call);
-    let left = budget.map(|budget| budget.saturating_sub(broken.output_tokens()));
-    if left == Some(0) {
-        return Ok(Resumed::Finished(end_at_limit(broken)));
-    }
+) -> Result<Exchange, BadRequest> {
+    let left = left(engine, call, &broken);
     let mut exchange = match (&call.generate, engine) {
         (None, _) => resume_openai(engine, call, &broken, served_model, left)?,
         (Some(_), EngineKind::Tgi | EngineKind::Fake) => {
@@ -61,7 +55,11 @@ pub fn resume(
     if !same_model {
         exchange.answer.transcript.ids = None;
     }
-    Ok(Resumed::Exchange(Box::new(exchange)))
+    Ok(exchange)
+}
+
+fn left(engine: EngineKind, call: &Call, broken: &AnswerReader) -> Option<u32> {
+    budget(engine, call).map(|budget| budget.saturating_sub(broken.output_tokens()))
 }
 
 /// Tokens the request may have in all, as far as the engine's default is known.
@@ -76,7 +74,8 @@ fn budget(engine: EngineKind, call: &Call) -> Option<u32> {
     call.max_new_tokens.or(default)
 }
 
-fn end_at_limit(mut reader: AnswerReader) -> Ending {
+/// The end of a stream that has all its tokens.
+pub fn end_at_limit(mut reader: AnswerReader) -> Ending {
     let mut tail = BytesMut::new();
     let (tally, transcript) = (&mut reader.tally, &mut reader.transcript);
     tally.error = None;

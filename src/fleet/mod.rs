@@ -30,8 +30,8 @@ pub use endpoint::{Admission, EndpointFleet, NoClaim, Ticket};
 pub use eviction::Eviction;
 pub use load::LoadView;
 pub use meter::{Meter, MeterTotals};
-pub use waiting::{Held, News, Standing};
 pub use second_tries::SecondTries;
+pub use waiting::{Held, News, Standing};
 pub use worker::{Contact, Worker, WorkerSpec};
 
 /// All endpoints by name.

@@ -287,6 +287,7 @@ proptest! {
                 Effect::Stop => next.phase == P::Stopping,
                 Effect::Destroy => next.phase.is_ending()
                     && next.phase != P::Gone && next.phase != refused,
+                Effect::MoveRequests => matches!(next.phase, P::Draining { .. }),
                 Effect::Forget => next.phase == P::Gone || next.phase == refused,
             };
             prop_assert!(fits, "{effect:?} in {:?}", next.phase);

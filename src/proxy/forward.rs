@@ -7,11 +7,9 @@ use http::header;
 use pingora::connectors::http::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
-use pingora::proxy::Session;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorType};
 
-use super::client::{ClientLeft, while_connected};
 use crate::domain::TimeLimits;
 use crate::engines::Exchange;
 use crate::fleet::Contact;
@@ -27,53 +25,38 @@ pub(super) struct Upstream {
     http: HttpSession,
     peer: HttpPeer,
     pub(super) status: u16,
-    broken: bool,
+    /// All of the answer was read: the connection is free.
+    at_end: bool,
 }
 
-pub(super) enum SendError {
-    ClientLeft,
-    Failed(AttemptFailure, Box<Error>),
-}
-
+/// May be dropped at any moment: that closes the connection, which makes the engine stop.
 pub(super) async fn send(
     connector: &Connector,
-    session: &mut Session,
     contact: &Contact,
     exchange: &Exchange,
     times: &TimeLimits,
     traceparent: Option<Bytes>,
-) -> Result<Upstream, SendError> {
+) -> Result<Upstream, (AttemptFailure, Box<Error>)> {
     let peer = peer(contact, times);
-    let opened = while_connected(session, connector.get_http_session(&peer)).await;
-    let (mut http, reused) = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => return Err(SendError::Failed(failure(&error, false), error)),
-        Err(ClientLeft) => return Err(SendError::ClientLeft),
-    };
-    let talked = while_connected(
-        session,
-        talk(&mut http, contact, exchange, times, traceparent),
-    )
-    .await;
-    let error = match talked {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(SendError::Failed(failure(&error, reused), error)),
-        Err(ClientLeft) => Some(SendError::ClientLeft),
-    };
+    let opened = connector.get_http_session(&peer).await;
+    let (mut http, reused) = opened.map_err(|error| (failure(&error, false), error))?;
+    let talked = talk(&mut http, contact, exchange, times, traceparent).await;
     let status = http.response_header().map(|head| head.status.as_u16());
-    match (error, status) {
-        (None, Some(status)) => Ok(Upstream {
+    match (talked, status) {
+        (Ok(()), Some(status)) => Ok(Upstream {
             http,
             peer,
             status,
-            broken: false,
+            at_end: false,
         }),
-        (error, _) => {
+        (Ok(()), None) => {
             close(&mut http).await;
-            Err(error.unwrap_or_else(|| {
-                let error = Error::explain(ErrorType::InvalidHTTPHeader, "answer without a header");
-                SendError::Failed(AttemptFailure::Broken, error)
-            }))
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "answer without a header");
+            Err((AttemptFailure::Broken, error))
+        }
+        (Err(error), _) => {
+            close(&mut http).await;
+            Err((failure(&error, reused), error))
         }
     }
 }
@@ -98,9 +81,14 @@ async fn talk(
     }
     http.set_write_timeout(Some(times.between_bytes));
     http.set_read_timeout(Some(times.first_byte));
-    http.write_request_header(Box::new(head)).await?;
-    http.write_request_body(exchange.body.clone(), true).await?;
-    http.finish_request_body().await?;
+    if let Err(error) = write(http, head, exchange.body.clone()).await {
+        // A worker that refuses a body may answer and close before it has read all of it.
+        http.set_read_timeout(Some(CLOSE_TIMEOUT));
+        return match http.read_response_header().await {
+            Ok(()) if is_refusal(http) => Ok(()),
+            _ => Err(error),
+        };
+    }
     loop {
         http.read_response_header().await?;
         // Interim answers such as 100 are followed by the real one.
@@ -111,6 +99,17 @@ async fn talk(
     }
 }
 
+async fn write(http: &mut HttpSession, head: RequestHeader, body: Bytes) -> pingora::Result<()> {
+    http.write_request_header(Box::new(head)).await?;
+    http.write_request_body(body, true).await?;
+    http.finish_request_body().await
+}
+
+fn is_refusal(http: &HttpSession) -> bool {
+    let head = http.response_header();
+    head.is_some_and(|head| head.status.is_client_error())
+}
+
 impl Upstream {
     pub(super) fn expect_next_within(&mut self, limit: Duration) {
         self.http.set_read_timeout(Some(limit));
@@ -119,7 +118,7 @@ impl Upstream {
     /// The next part of the body, `None` at its proper end.
     pub(super) async fn read(&mut self) -> pingora::Result<Option<Bytes>> {
         let part = self.http.read_response_body().await;
-        self.broken |= part.is_err();
+        self.at_end = matches!(part, Ok(None));
         part
     }
 
@@ -130,7 +129,6 @@ impl Upstream {
         while let Some(part) = self.read().await? {
             length += part.len();
             if length > bytes_max {
-                self.broken = true;
                 return Ok(None);
             }
             parts.push(part);
@@ -141,9 +139,9 @@ impl Upstream {
         }))
     }
 
-    /// After the whole answer was read: the connection may serve again.
+    /// Nothing more is wanted. If the whole answer was read the connection may serve again.
     pub(super) async fn release(self, connector: &Connector) {
-        if self.broken {
+        if !self.at_end {
             return self.abort().await;
         }
         connector
@@ -178,5 +176,21 @@ fn failure(error: &Error, reused: bool) -> AttemptFailure {
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => AttemptFailure::TimedOut,
         _ if reused => AttemptFailure::StaleConnection,
         _ => AttemptFailure::Broken,
+    }
+}
+
+/// What broke, for clients and logs.
+pub(super) fn in_words(error: &Error) -> String {
+    use ErrorType as E;
+    match error.etype() {
+        E::ConnectionClosed => "the worker closed the connection".to_owned(),
+        E::ReadTimedout => "the worker was silent for too long".to_owned(),
+        E::WriteTimedout => "the worker did not read the request".to_owned(),
+        E::ConnectTimedout => "the worker could not be reached in time".to_owned(),
+        E::ConnectRefused | E::ConnectNoRoute | E::ConnectError => {
+            "the worker could not be reached".to_owned()
+        }
+        E::ReadError | E::WriteError => "the connection to the worker broke".to_owned(),
+        other => other.as_str().to_owned(),
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::Record;
-use crate::domain::WorkerId;
 use crate::fleet::{EndpointFleet, Worker};
 use crate::telemetry::Metrics;
 
@@ -24,6 +23,8 @@ pub(super) struct AnswerMeter {
     events: u32,
     stalled: bool,
     tokens: u32,
+    /// Tokens of the workers that had the stream before.
+    before: u32,
 }
 
 impl AnswerMeter {
@@ -35,6 +36,7 @@ impl AnswerMeter {
         streamed: bool,
         received_at: Instant,
         record: &Record,
+        before: u32,
     ) -> Self {
         let name = endpoint.name.as_str();
         if !streamed {
@@ -51,6 +53,7 @@ impl AnswerMeter {
             events: 0,
             stalled: false,
             tokens: 0,
+            before,
         }
     }
 
@@ -64,7 +67,9 @@ impl AnswerMeter {
         self.record.token(at);
         match self.last.replace(at) {
             None => {
-                self.ttft.observe((at - self.received_at).as_secs_f64());
+                if self.before == 0 {
+                    self.ttft.observe((at - self.received_at).as_secs_f64());
+                }
                 self.worker.meter.decode_started();
             }
             Some(last) => {
@@ -80,10 +85,6 @@ impl AnswerMeter {
         self.stalled = false;
     }
 
-    pub(super) fn worker(&self) -> &WorkerId {
-        self.worker.id()
-    }
-
     pub(super) fn written(&mut self, took: Duration) {
         self.stalled |= took > STALL;
     }
@@ -94,9 +95,8 @@ impl AnswerMeter {
 
     /// The answer is over; `output_tokens` is the best count there is.
     pub(super) fn finished(&self, prompt_tokens: Option<u32>, output_tokens: u32) {
-        self.worker
-            .meter
-            .output(output_tokens.saturating_sub(self.tokens));
+        let own = output_tokens.saturating_sub(self.before);
+        self.worker.meter.output(own.saturating_sub(self.tokens));
         self.worker.meter.finished(prompt_tokens.unwrap_or(0));
     }
 }

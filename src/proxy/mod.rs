@@ -2,16 +2,19 @@
 
 mod admit;
 mod allow;
+mod answer;
 mod attempt;
 mod authorize;
 mod client;
 mod forward;
 mod gaps;
+mod hedge;
 mod meter;
 mod models;
 mod read_request;
 mod record;
 mod relay;
+mod reply;
 mod reply_headers;
 mod respond;
 mod route;

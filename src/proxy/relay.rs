@@ -1,209 +1,168 @@
-//! Passing a worker's answer to the client, measured and, where the engine speaks another language, translated.
+//! Passing a stream that has begun to the client, event by event, measured.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora::proxy::Session;
+use tokio::time::timeout;
 
-use super::client::{ClientLeft, while_connected};
-use super::forward::Upstream;
+use super::client::ClientLeft;
+use super::forward::{Upstream, in_words};
 use super::meter::AnswerMeter;
-use super::respond;
-use crate::domain::{Api, TimeLimits};
-use crate::engines::{AnswerReader, Ending, ErrorKind, stream_error_event};
-use crate::fleet::Claim;
-use crate::policy::retry::AttemptFailure;
+use super::reply::Reply;
+use crate::domain::Endpoint;
+use crate::engines::{AnswerReader, Ending, Step};
+use crate::fleet::{Claim, Eviction};
+use crate::policy::resume::silence_max;
 
-/// Unstreamed answers larger than this are not answers.
-pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Longest the gateway waits for a client that does not read.
+pub(super) const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(120);
 
-pub(super) enum RelayError {
+/// How a worker's part of a stream ended.
+pub(super) enum Relayed {
+    Whole(Ending),
     ClientLeft,
-    /// The client has seen nothing: another worker may still answer.
-    NothingSent(AttemptFailure, String),
-    /// The client has seen a part, and the error event that ended it.
-    CutShort {
+    /// It is not whole. What was said in `ending` has reached the client, but for its error event.
+    Broke {
         ending: Ending,
         why: String,
     },
 }
 
-pub(super) struct Relay<'a> {
-    pub(super) api: Api,
-    pub(super) claim: &'a mut Claim,
-    pub(super) meter: &'a mut AnswerMeter,
-    pub(super) times: &'a TimeLimits,
+pub(super) struct Relay<'r, 's> {
+    pub(super) reply: &'r mut Reply<'s>,
+    pub(super) claim: &'r mut Claim,
+    pub(super) meter: &'r mut AnswerMeter,
+    pub(super) settings: &'r Endpoint,
+    /// Another worker could go on with it.
+    pub(super) movable: bool,
 }
 
-impl Relay<'_> {
-    /// An unstreamed answer: whole, or nothing.
-    pub(super) async fn whole(
-        &mut self,
-        session: &mut Session,
+impl Relay<'_, '_> {
+    pub(super) async fn run(
+        mut self,
         upstream: &mut Upstream,
         reader: &mut AnswerReader,
-    ) -> Result<Ending, RelayError> {
-        upstream.expect_next_within(self.times.first_byte);
-        let body = match while_connected(session, upstream.read_all(ANSWER_BYTES_MAX)).await {
-            Ok(Ok(Some(body))) => body,
-            Ok(Ok(None)) => {
-                let why = "its answer is too large".to_owned();
-                return Err(RelayError::NothingSent(AttemptFailure::Unusable, why));
-            }
-            Ok(Err(error)) => return Err(nothing_sent(&error)),
-            Err(ClientLeft) => return Err(RelayError::ClientLeft),
+        steps: Vec<Step>,
+        ended: bool,
+    ) -> Relayed {
+        let why = match self.pass(upstream, reader, steps, ended).await {
+            Ok(why) => why,
+            Err(ClientLeft) => return Relayed::ClientLeft,
         };
-        let (body, ending) = reader.answer(body).map_err(|error| {
-            RelayError::NothingSent(AttemptFailure::Unusable, error.to_string())
-        })?;
-        respond::json(session, 200, body)
-            .await
-            .map_err(|_| RelayError::ClientLeft)?;
-        Ok(ending)
+        let mut ending = reader.finish();
+        match self.close(&mut ending).await {
+            Ok(()) if ending.complete => Relayed::Whole(ending),
+            Ok(()) => Relayed::Broke { ending, why },
+            Err(ClientLeft) => Relayed::ClientLeft,
+        }
     }
 
-    /// A stream, event by event. The client's header goes out with the first event, so that until then
-    /// another worker can take over.
-    pub(super) async fn stream(
+    /// Passes what comes until nothing more does; gives the reason in words.
+    async fn pass(
         &mut self,
-        session: &mut Session,
         upstream: &mut Upstream,
         reader: &mut AnswerReader,
-    ) -> Result<Ending, RelayError> {
-        let mut begun = false;
-        loop {
-            let part = match while_connected(session, upstream.read()).await {
-                Ok(part) => part,
-                Err(ClientLeft) => return Err(RelayError::ClientLeft),
+        steps: Vec<Step>,
+        ended: bool,
+    ) -> Result<String, ClientLeft> {
+        self.give(steps).await?;
+        if ended {
+            return Ok(ended_early());
+        }
+        upstream.expect_next_within(self.settings.times.between_bytes);
+        let mut last_token = Instant::now();
+        while !reader.is_over() {
+            let part = match self.next_part(upstream, reader, last_token).await? {
+                Ok(Some(part)) => part,
+                Ok(None) => return Ok(ended_early()),
+                Err(why) => return Ok(why),
             };
-            let at = Instant::now();
-            let (failure, why) = match part {
-                Ok(Some(part)) => match reader.push(part) {
-                    Ok(steps) => {
-                        for step in steps {
-                            self.count(step.tokens, at);
-                            if let Some(bytes) = step.forward {
-                                self.write(session, &mut begun, bytes).await?;
-                            }
-                        }
-                        if self.meter.seen_first_token() {
-                            upstream.expect_next_within(self.times.between_bytes);
-                        }
-                        continue;
-                    }
-                    Err(error) => (AttemptFailure::Unusable, error.to_string()),
-                },
-                Ok(None) => (AttemptFailure::Broken, "the stream ended early".to_owned()),
-                Err(error) if !begun => return Err(nothing_sent(&error)),
-                Err(error) => (AttemptFailure::Broken, in_words(&error)),
+            let steps = match reader.push(part) {
+                Ok(steps) => steps,
+                Err(error) => return Ok(error.to_string()),
             };
-            let ending = reader.finish();
-            if !begun && !ending.complete {
-                return Err(RelayError::NothingSent(failure, why));
+            let any = steps.iter().any(|step| step.tokens > 0);
+            self.give(steps).await?;
+            // Afterwards: while the client takes its time nobody listens to the worker.
+            if any {
+                last_token = Instant::now();
             }
-            return self.end(session, begun, ending, why).await;
         }
+        Ok("the worker reported an error".to_owned())
     }
 
-    fn count(&mut self, tokens: u32, at: Instant) {
-        if tokens == 0 {
-            return;
-        }
-        if !self.meter.seen_first_token() {
-            self.claim.prefilled();
-        }
-        self.meter.tokens(tokens, at);
-        self.claim.produced(tokens);
-    }
-
-    async fn write(
+    /// What comes next, for as long as the worker is worth listening to.
+    async fn next_part(
         &mut self,
-        session: &mut Session,
-        begun: &mut bool,
-        bytes: Bytes,
-    ) -> Result<(), RelayError> {
-        let began = Instant::now();
-        self.begin(session, begun).await?;
-        session
-            .write_response_body(Some(bytes), false)
-            .await
-            .map_err(|_| RelayError::ClientLeft)?;
-        self.meter.written(began.elapsed());
+        upstream: &mut Upstream,
+        reader: &AnswerReader,
+        last_token: Instant,
+    ) -> Result<Result<Option<Bytes>, String>, ClientLeft> {
+        let limit = self.silence(reader).saturating_sub(last_token.elapsed());
+        let eviction = match self.can_move(reader) {
+            true => Eviction::Movable,
+            false => Eviction::All,
+        };
+        let worker = self.claim.worker();
+        let next = async {
+            tokio::select! {
+                biased;
+                part = timeout(limit, upstream.read()) => Some(part),
+                () = worker.evicted(eviction) => None,
+            }
+        };
+        Ok(match self.reply.while_connected(next).await? {
+            Some(Ok(part)) => part.map_err(|error| in_words(&error)),
+            Some(Err(_)) => Err("the worker was silent for too long".to_owned()),
+            None => Err("the worker is being taken out of service".to_owned()),
+        })
+    }
+
+    fn can_move(&self, reader: &AnswerReader) -> bool {
+        self.movable && reader.transcript().obstacle().is_none()
+    }
+
+    /// A stream that another worker can go on with is not waited for as long as one that would be lost.
+    fn silence(&self, reader: &AnswerReader) -> Duration {
+        let times = &self.settings.times;
+        if self.can_move(reader) {
+            let usual = self.claim.worker().token_gap();
+            silence_max(usual, times.silence).min(times.between_bytes)
+        } else {
+            times.between_bytes
+        }
+    }
+
+    async fn give(&mut self, steps: Vec<Step>) -> Result<(), ClientLeft> {
+        let at = Instant::now();
+        for step in steps {
+            if step.tokens > 0 {
+                if !self.meter.seen_first_token() {
+                    self.claim.prefilled();
+                }
+                self.meter.tokens(step.tokens, at);
+                self.claim.produced(step.tokens);
+            }
+            if let Some(events) = step.forward {
+                let took = self.reply.deliver(events).await?;
+                self.meter.written(took);
+            }
+        }
         Ok(())
     }
 
-    async fn begin(&self, session: &mut Session, begun: &mut bool) -> Result<(), RelayError> {
-        if !*begun {
-            *begun = true;
-            let header = respond::stream_header(session).map_err(|_| RelayError::ClientLeft)?;
-            session
-                .write_response_header(Box::new(header), false)
-                .await
-                .map_err(|_| RelayError::ClientLeft)?;
-        }
-        Ok(())
-    }
-
-    async fn close(
-        &self,
-        session: &mut Session,
-        begun: &mut bool,
-        tail: Option<Bytes>,
-    ) -> Result<(), RelayError> {
-        self.begin(session, begun).await?;
-        session
-            .write_response_body(tail, true)
-            .await
-            .map_err(|_| RelayError::ClientLeft)
-    }
-
-    /// Nothing more comes from the worker. A stream that is not whole ends with an error event for the
-    /// client that has seen a part of it: nobody takes the part for the whole.
-    async fn end(
-        &mut self,
-        session: &mut Session,
-        mut begun: bool,
-        mut ending: Ending,
-        why: String,
-    ) -> Result<Ending, RelayError> {
+    async fn close(&mut self, ending: &mut Ending) -> Result<(), ClientLeft> {
         let tail = ending.tail.take();
         if ending.complete {
-            self.close(session, &mut begun, tail).await?;
-            return Ok(ending);
+            return self.reply.end(tail).await;
         }
         if let Some(tail) = tail {
-            self.write(session, &mut begun, tail).await?;
+            self.reply.deliver(tail).await?;
         }
-        let event = stream_error_event(self.api, ErrorKind::UpstreamFailed, &why);
-        let event = ending.engine_error.is_none().then_some(event);
-        self.close(session, &mut begun, event).await?;
-        Err(RelayError::CutShort { ending, why })
+        Ok(())
     }
 }
 
-fn nothing_sent(error: &pingora::Error) -> RelayError {
-    let failure = match error.etype() {
-        pingora::ErrorType::ReadTimedout => AttemptFailure::TimedOut,
-        _ => AttemptFailure::Broken,
-    };
-    RelayError::NothingSent(failure, in_words(error))
+fn ended_early() -> String {
+    "the stream ended early".to_owned()
 }
-
-/// What broke, for clients and logs.
-pub(super) fn in_words(error: &pingora::Error) -> String {
-    use pingora::ErrorType as E;
-    match error.etype() {
-        E::ConnectionClosed => "the worker closed the connection".to_owned(),
-        E::ReadTimedout => "the worker was silent for too long".to_owned(),
-        E::WriteTimedout => "the worker did not read the request".to_owned(),
-        E::ConnectTimedout => "the worker could not be reached in time".to_owned(),
-        E::ConnectRefused | E::ConnectNoRoute | E::ConnectError => {
-            "the worker could not be reached".to_owned()
-        }
-        E::ReadError | E::WriteError => "the connection to the worker broke".to_owned(),
-        other => other.as_str().to_owned(),
-    }
-}
-
-/// Longest the gateway waits for a client that does not read.
-pub(super) const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(120);

@@ -129,7 +129,7 @@ impl Gateway {
                 };
                 (outcome, respond::json(session, status, body).await)
             }
-            Err(Stop::CutShort) => (Outcome::CutShort, Ok(())),
+            Err(Stop::Broken { .. } | Stop::CutShort) => (Outcome::CutShort, Ok(())),
             Err(Stop::ClientLeft) => (Outcome::ClientLeft, Err(client_left())),
         };
         record.outcome(outcome.as_str(), None);
@@ -157,7 +157,7 @@ fn forget_what_was_not_made(request: &Request, result: &Result<(), Stop>) {
     let unwanted = match result {
         Err(Stop::ClientLeft | Stop::Refused(_, Outcome::ClientError)) => true,
         Err(Stop::Answer { status, .. }) => *status < 500,
-        Ok(()) | Err(Stop::Refused(..) | Stop::CutShort) => false,
+        Ok(()) | Err(Stop::Refused(..) | Stop::Broken { .. } | Stop::CutShort) => false,
     };
     if unwanted && !request.settled.load(Relaxed) {
         let nothing = PredictedCost::default();

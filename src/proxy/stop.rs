@@ -7,7 +7,7 @@ use super::client::ClientLeft;
 use super::read_request::BodyError;
 use super::respond::Refusal;
 use crate::domain::{Api, WaitReason};
-use crate::engines::{BadRequest, ErrorKind};
+use crate::engines::{BadRequest, ErrorKind, message_of};
 use crate::policy::retry::AttemptFailure;
 
 /// How a request ended; the metric label.
@@ -49,8 +49,38 @@ pub(super) enum Stop {
         body: Bytes,
     },
     ClientLeft,
-    /// The client got a part and an error event.
+    /// The client has a part of a stream, and nobody goes on with it.
+    Broken {
+        why: String,
+        /// The engine's own word for it.
+        event: Option<Bytes>,
+    },
+    /// The same, and the client was told.
     CutShort,
+}
+
+impl Stop {
+    /// For requests that a worker sends away; seen only if nobody else can take them.
+    pub(super) fn worker_taken(api: Api) -> Self {
+        upstream_stop(
+            api,
+            AttemptFailure::Taken,
+            "its worker was taken out of service",
+        )
+    }
+
+    /// The same for a client that is reading a stream: what its error event says.
+    pub(super) fn as_event(&self) -> Option<(ErrorKind, String)> {
+        match self {
+            Stop::Refused(refusal, _) => Some((refusal.kind, refusal.message.clone())),
+            Stop::Answer { body, .. } => {
+                let why = message_of(body).unwrap_or_else(|| "the worker failed".to_owned());
+                Some((ErrorKind::UpstreamFailed, why))
+            }
+            Stop::Broken { why, .. } => Some((ErrorKind::UpstreamFailed, why.clone())),
+            Stop::ClientLeft | Stop::CutShort => None,
+        }
+    }
 }
 
 impl From<ClientLeft> for Stop {

@@ -1,0 +1,420 @@
+//! Answering one request: attempts until a worker's answer has begun, and, for a stream that breaks off after that,
+//! other workers that go on with it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pingora::proxy::Session;
+
+use super::Gateway;
+use super::admit::worker_for;
+use super::attempt::{Begun, Failed, First};
+use super::forward::Upstream;
+use super::meter::AnswerMeter;
+use super::relay::{Relay, Relayed};
+use super::reply::Reply;
+use super::stop::{Stop, bad_request, not_admitted};
+use super::understand::Request;
+use crate::domain::{Endpoint, GroupName, Obstacle, WorkerId};
+use crate::engines::{self, AnswerReader, Ending, Exchange};
+use crate::fleet::{Claim, EndpointFleet, Ticket, Worker};
+use crate::policy::admission::Patience;
+use crate::policy::cost::cost;
+use crate::policy::resume::{NotResumed, may_resume};
+use crate::policy::retry::{AttemptFailure, Verdict, after_failure};
+
+/// One request on its way.
+pub(super) struct Answering<'a> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) request: &'a Request,
+    pub(super) settings: Arc<Endpoint>,
+    pub(super) ticket: Ticket,
+    patience: Patience,
+    attempts: u32,
+    resumes: u32,
+    broken: Option<Broken>,
+    last: Option<Stop>,
+}
+
+/// A stream that lost its worker.
+struct Broken {
+    reader: AnswerReader,
+    /// The worker's.
+    group: GroupName,
+    why: String,
+}
+
+/// Go on with another worker; an error ends the request.
+type Next = Result<(), Stop>;
+
+impl Gateway {
+    pub(super) async fn answer(
+        &self,
+        session: &mut Session,
+        request: &Request,
+    ) -> Result<(), Stop> {
+        let settings = request.endpoint.settings();
+        request.endpoint.second_tries.request_sent(&settings);
+        let answering = Answering {
+            gateway: self,
+            request,
+            ticket: Ticket {
+                client: request.shape.client.clone(),
+                cost: request.predicted,
+                body_bytes: request.body_bytes,
+                tried: Vec::new(),
+                priority: request.wishes.priority,
+                resumed: false,
+            },
+            patience: Patience::new(&settings.waiting),
+            settings,
+            attempts: 0,
+            resumes: 0,
+            broken: None,
+            last: None,
+        };
+        let mut reply = Reply::new(session, request.api);
+        let result = answering.run(&mut reply).await;
+        match result {
+            Err(stop) if reply.has_begun() => Err(tell(&mut reply, stop).await),
+            result => result,
+        }
+    }
+}
+
+impl Gateway {
+    fn count_failed(&self, endpoint: &EndpointFleet, worker: &WorkerId, failure: AttemptFailure) {
+        let cause = match failure {
+            AttemptFailure::StaleConnection => "stale_connection",
+            AttemptFailure::Broken => "broken",
+            AttemptFailure::TimedOut => "timed_out",
+            AttemptFailure::Status(_) => "status",
+            AttemptFailure::Unusable => "unusable",
+            AttemptFailure::Taken => "taken",
+        };
+        tracing::debug!(endpoint = %endpoint.name, %worker, ?failure, "attempt failed");
+        self.metrics
+            .attempts_failed
+            .with_label_values(&[endpoint.name.as_str(), cause])
+            .inc();
+    }
+
+    fn count_retry(&self, endpoint: &EndpointFleet, outcome: &str) {
+        self.metrics
+            .retries
+            .with_label_values(&[endpoint.name.as_str(), outcome])
+            .inc();
+    }
+}
+
+/// A client that reads a stream learns of its end by an event.
+async fn tell(reply: &mut Reply<'_>, stop: Stop) -> Stop {
+    let Some((kind, why)) = stop.as_event() else {
+        return stop;
+    };
+    let told = match stop {
+        Stop::Broken {
+            event: Some(event), ..
+        } => reply.end(Some(event)).await,
+        _ => reply.end_with_error(kind, &why).await,
+    };
+    match told {
+        Ok(()) => Stop::CutShort,
+        Err(left) => left.into(),
+    }
+}
+
+impl Answering<'_> {
+    async fn run(mut self, reply: &mut Reply<'_>) -> Result<(), Stop> {
+        loop {
+            let claim = self.worker(reply).await?;
+            let exchange = self.exchange(claim.worker())?;
+            self.attempts += 1;
+            let begun = match self.begin(reply, claim, exchange).await {
+                Ok(Ok(begun)) => begun,
+                Ok(Err(failed)) => {
+                    self.retry(failed)?;
+                    continue;
+                }
+                Err(left) => return Err(left.into()),
+            };
+            if self.give(reply, begun).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn worker(&mut self, reply: &mut Reply<'_>) -> Result<Claim, Stop> {
+        let admitted = worker_for(
+            reply.session,
+            &self.request.endpoint,
+            &self.ticket,
+            &mut self.patience,
+            &self.gateway.metrics,
+            &self.request.record,
+        )
+        .await;
+        admitted.map_err(|not| match self.broken.take() {
+            Some(broken) => {
+                self.count_broken("no_worker");
+                broken.stop(None)
+            }
+            None => not_admitted(self.request.api, not, self.last.take()),
+        })
+    }
+
+    /// What this worker is asked: the request, or to go on with what the client has.
+    fn exchange(&mut self, worker: &Worker) -> Result<Exchange, Stop> {
+        let (call, engine) = (&self.request.call, worker.spec.engine);
+        let contact = worker.contact();
+        let model = contact.as_ref().and_then(|c| c.served_model.as_deref());
+        let made = match self.broken.take() {
+            None => engines::exchange(engine, call, model),
+            Some(broken) => {
+                let same_model = broken.group == worker.spec.group;
+                engines::resume(engine, call, broken.reader, model, same_model)
+            }
+        };
+        made.map_err(|error| bad_request(self.request.api, &error))
+    }
+
+    /// What to do after an attempt of which the client saw nothing.
+    fn retry(&mut self, failed: Failed) -> Next {
+        let Failed {
+            claim,
+            failure,
+            stop,
+            reader,
+        } = failed;
+        let (endpoint, worker) = (&self.request.endpoint, Arc::clone(claim.worker()));
+        self.gateway.count_failed(endpoint, worker.id(), failure);
+        self.broken = self.goes_on().then(|| Broken {
+            reader,
+            group: worker.spec.group.clone(),
+            why: "no other worker could go on with it".to_owned(),
+        });
+        let verdict = after_failure(failure, self.attempts, &self.settings.retry);
+        match verdict {
+            Verdict::SameAgain => {
+                self.attempts -= 1;
+                return Ok(());
+            }
+            Verdict::ElsewhereDoubted => endpoint.doubt(&worker),
+            Verdict::ElsewhereUntried => self.ticket.tried.push(worker.id().clone()),
+            Verdict::Elsewhere => {}
+            Verdict::GiveUp => return Err(self.give_up(stop)),
+        }
+        if !endpoint.second_tries.may_retry() {
+            self.gateway.count_retry(endpoint, "over_budget");
+            return Err(self.give_up(stop));
+        }
+        self.gateway.count_retry(endpoint, "retried");
+        self.request.record.retried();
+        self.last = Some(stop);
+        // Only now: the freed place is offered at once, and not by a worker that is doubted.
+        drop(claim);
+        Ok(())
+    }
+
+    /// The client has a part of a stream already.
+    pub(super) fn goes_on(&self) -> bool {
+        self.resumes > 0
+    }
+
+    /// An attempt failed, and another one is under way.
+    pub(super) fn note_failed(&self, failed: &Failed) {
+        let (endpoint, worker) = (&self.request.endpoint, failed.claim.worker());
+        self.gateway
+            .count_failed(endpoint, worker.id(), failed.failure);
+        if matches!(
+            failed.failure,
+            AttemptFailure::Broken | AttemptFailure::TimedOut
+        ) {
+            endpoint.doubt(worker);
+        }
+    }
+
+    fn give_up(&mut self, stop: Stop) -> Stop {
+        match self.broken.take() {
+            Some(broken) => {
+                self.count_broken("no_worker");
+                broken.stop(None)
+            }
+            None => stop,
+        }
+    }
+
+    /// Gives the client what a worker makes; true if it has all.
+    async fn give(&mut self, reply: &mut Reply<'_>, begun: Begun) -> Result<bool, Stop> {
+        let Begun {
+            mut claim,
+            mut meter,
+            mut upstream,
+            mut reader,
+            first,
+        } = begun;
+        let (steps, ended) = match first {
+            First::Stream { steps, ended } => (steps, ended),
+            First::Empty { steps, mut ending } => {
+                for events in steps.into_iter().filter_map(|step| step.forward) {
+                    reply.deliver(events).await?;
+                }
+                reply.end(ending.tail.take()).await?;
+                self.done(upstream, &meter, &ending).await;
+                return Ok(true);
+            }
+            First::Whole { body, ending } => {
+                self.done(upstream, &meter, &ending).await;
+                reply.whole(body).await?;
+                return Ok(true);
+            }
+        };
+        let relay = Relay {
+            reply,
+            claim: &mut claim,
+            meter: &mut meter,
+            settings: &self.settings,
+            movable: self.may_go_on(reader.transcript().obstacle()).is_ok(),
+        };
+        match relay.run(&mut upstream, &mut reader, steps, ended).await {
+            Relayed::Whole(ending) => {
+                self.done(upstream, &meter, &ending).await;
+                Ok(true)
+            }
+            Relayed::ClientLeft => {
+                upstream.abort().await;
+                self.client_left(&meter, reader.finish())
+            }
+            Relayed::Broke { ending, why } => {
+                upstream.abort().await;
+                self.broke(reply, claim, &meter, reader, ending, why).await
+            }
+        }
+    }
+
+    fn may_go_on(&self, obstacle: Option<Obstacle>) -> Result<(), NotResumed> {
+        let samples = self.request.call.samples();
+        may_resume(obstacle, samples, self.resumes, &self.settings.resume)
+    }
+
+    async fn done(&self, upstream: Upstream, meter: &AnswerMeter, ending: &Ending) {
+        upstream.release(&self.gateway.connector).await;
+        self.settle(meter, ending);
+    }
+
+    /// Many clients close on the terminal event and do not wait for the end of the body.
+    fn client_left(&self, meter: &AnswerMeter, ending: Ending) -> Result<bool, Stop> {
+        let had_all = ending.complete && ending.tail.is_none();
+        let ending = Ending {
+            complete: had_all,
+            ..ending
+        };
+        self.settle(meter, &ending);
+        if had_all {
+            Ok(true)
+        } else {
+            Err(Stop::ClientLeft)
+        }
+    }
+
+    /// A stream broke off after its first byte.
+    async fn broke(
+        &mut self,
+        reply: &mut Reply<'_>,
+        claim: Claim,
+        meter: &AnswerMeter,
+        reader: AnswerReader,
+        mut ending: Ending,
+        why: String,
+    ) -> Result<bool, Stop> {
+        let (endpoint, worker) = (&self.request.endpoint, Arc::clone(claim.worker()));
+        tracing::warn!(endpoint = %endpoint.name, worker = %worker.id(), why, "a stream broke off");
+        let event = ending.error_event.take();
+        // Whatever it was, a probe will tell whether the worker is fit for others.
+        endpoint.doubt(&worker);
+        if let Err(not) = self.may_go_on(reader.transcript().obstacle()) {
+            self.count_broken(not.as_str());
+            self.settle(meter, &ending);
+            return Err(Stop::Broken { why, event });
+        }
+        if engines::is_at_limit(worker.spec.engine, &self.request.call, &reader) {
+            let mut ending = engines::end_at_limit(reader);
+            self.settle(meter, &ending);
+            if !ending.complete {
+                self.count_broken("not_understood");
+                return Err(Stop::Broken { why, event });
+            }
+            self.count_broken("ended");
+            reply.end(ending.tail.take()).await?;
+            return Ok(true);
+        }
+        self.count_broken("resumed");
+        self.request.record.resumed();
+        meter.finished(ending.prompt_tokens, ending.output_tokens);
+        self.resumes += 1;
+        self.attempts = 0;
+        self.ticket.tried.clear();
+        self.ticket.cost = self.remaining(&reader);
+        self.ticket.resumed = true;
+        self.patience = Patience::new(&self.settings.waiting);
+        self.broken = Some(Broken {
+            reader,
+            group: worker.spec.group.clone(),
+            why,
+        });
+        drop(claim);
+        Ok(false)
+    }
+
+    /// The work that is left: a longer prompt and a shorter answer.
+    fn remaining(&self, reader: &AnswerReader) -> crate::domain::PredictedCost {
+        let predicted = &self.request.predicted;
+        let given = f64::from(reader.output_tokens());
+        let prompt = predicted.prompt_tokens + given;
+        let output = (predicted.output_tokens - given).max(1.0);
+        cost(prompt, output, self.settings.routing.kappa)
+    }
+
+    /// Counts what the request really cost, and learns from it if it ran to its end.
+    fn settle(&self, meter: &AnswerMeter, ending: &Ending) {
+        let request = self.request;
+        request.settled.store(true, Relaxed);
+        let endpoint = &request.endpoint;
+        let output = ending.output_tokens;
+        meter.finished(ending.prompt_tokens, output);
+        request.record.counted(ending.prompt_tokens, output);
+        let prompt = ending
+            .prompt_tokens
+            .map_or(request.predicted.prompt_tokens, f64::from);
+        self.gateway
+            .took(&request.admitted, prompt + f64::from(output));
+        let kappa = self.settings.routing.kappa;
+        endpoint.settled(&request.predicted, &cost(prompt, f64::from(output), kappa));
+        if ending.complete {
+            let prompt_tokens = ending.prompt_tokens.map(f64::from);
+            endpoint.learn(&request.shape, prompt_tokens, f64::from(output));
+        }
+        let name = endpoint.name.as_str();
+        let metrics = &self.gateway.metrics;
+        let count = |counter: &prometheus::IntCounterVec, tokens: u32| {
+            counter.with_label_values(&[name]).inc_by(u64::from(tokens));
+        };
+        count(&metrics.output_tokens, output);
+        count(&metrics.prompt_tokens, ending.prompt_tokens.unwrap_or(0));
+    }
+
+    fn count_broken(&self, outcome: &str) {
+        let name = self.request.endpoint.name.as_str();
+        let counter = &self.gateway.metrics.streams_broken;
+        counter.with_label_values(&[name, outcome]).inc();
+    }
+}
+
+impl Broken {
+    fn stop(self, event: Option<bytes::Bytes>) -> Stop {
+        Stop::Broken {
+            why: self.why,
+            event,
+        }
+    }
+}

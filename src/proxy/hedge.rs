@@ -1,0 +1,94 @@
+//! Asking a second worker when the first token is late; who is first answers, the other is let go.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::answer::Answering;
+use super::attempt::{Begun, Failed};
+use super::client::ClientLeft;
+use super::reply::Reply;
+use crate::engines::{self, Exchange};
+use crate::fleet::{Claim, Worker};
+
+type Tried = Result<Begun, Failed>;
+
+impl Answering<'_> {
+    /// One attempt, perhaps with another beside it.
+    pub(super) async fn begin(
+        &self,
+        reply: &mut Reply<'_>,
+        claim: Claim,
+        exchange: Exchange,
+    ) -> Result<Tried, ClientLeft> {
+        let worker = Arc::clone(claim.worker());
+        let first = self.gateway.attempt(self.request, claim, exchange);
+        reply.while_connected(self.hedged(first, &worker)).await
+    }
+
+    async fn hedged(&self, first: impl Future<Output = Tried>, worker: &Worker) -> Tried {
+        let Some(late_after) = self.late_after() else {
+            return first.await;
+        };
+        tokio::pin!(first);
+        tokio::select! {
+            biased;
+            done = &mut first => return done,
+            () = tokio::time::sleep(late_after) => {}
+        }
+        let Some((claim, exchange)) = self.beside(worker) else {
+            return first.await;
+        };
+        self.request.record.hedged();
+        let second = self.gateway.attempt(self.request, claim, exchange);
+        tokio::pin!(second);
+        let (done, of_second) = tokio::select! {
+            biased;
+            done = &mut first => (done, false),
+            done = &mut second => (done, true),
+        };
+        match done {
+            Ok(begun) => {
+                self.count_hedge(if of_second { "won" } else { "lost" });
+                Ok(begun)
+            }
+            Err(failed) => {
+                self.count_hedge("failed");
+                self.note_failed(&failed);
+                drop(failed);
+                if of_second { first.await } else { second.await }
+            }
+        }
+    }
+
+    /// Only a stream shows its first token, and one that is gone on with has no second try.
+    fn late_after(&self) -> Option<Duration> {
+        let first_time = self.request.call.streamed && !self.goes_on();
+        let tries = &self.request.endpoint.second_tries;
+        first_time
+            .then(|| tries.late_after(&self.settings))
+            .flatten()
+    }
+
+    /// Another worker for the same request, if one is free and the budget allows it.
+    fn beside(&self, worker: &Worker) -> Option<(Claim, Exchange)> {
+        let endpoint = &self.request.endpoint;
+        let mut ticket = self.ticket.clone();
+        ticket.tried.push(worker.id().clone());
+        let claim = endpoint.claim_beside(&ticket)?;
+        if !endpoint.second_tries.may_hedge() {
+            return None;
+        }
+        let other = claim.worker();
+        let contact = other.contact();
+        let model = contact.as_ref().and_then(|c| c.served_model.as_deref());
+        let exchange = engines::exchange(other.spec.engine, &self.request.call, model).ok()?;
+        Some((claim, exchange))
+    }
+
+    fn count_hedge(&self, outcome: &str) {
+        let name = self.request.endpoint.name.as_str();
+        let counter = &self.gateway.metrics.hedges;
+        counter.with_label_values(&[name, outcome]).inc();
+    }
+}
