@@ -89,6 +89,8 @@ impl OpenAiMeter {
         let counts = match engine {
             _ if !resumable || call.max_new_tokens.is_none() => None,
             EngineKind::Vllm if !usage_always_wanted => Some(Counts::Usage),
+            // The stand-in sends each token by itself; only the prompt's count is not known before the end.
+            EngineKind::Fake if call.usage_wanted && !usage_always_wanted => Some(Counts::Usage),
             EngineKind::LlamaCpp if !call.body.has("timings_per_token") => Some(Counts::Timings),
             _ => None,
         };
@@ -153,7 +155,9 @@ impl OpenAiMeter {
         }
         let usage_only = chunk.choices.as_ref().is_some_and(Vec::is_empty) && chunk.usage.is_some();
         let choices = chunk.choices.unwrap_or_default();
-        let made = chunk.timings.and_then(|timings| timings.predicted_n);
+        let timings = chunk.timings.unwrap_or_default();
+        tally.note_prompt(timings.prompt_tokens());
+        let made = timings.predicted_n;
         let tokens = self.count(&choices, chunk.usage, made, tally);
         self.remember(data, &choices, transcript);
         let stop = choices.first().and_then(|choice| {
@@ -456,10 +460,23 @@ pub(super) struct Usage {
     pub completion_tokens: Option<u32>,
 }
 
-#[derive(Deserialize)]
+/// llama.cpp's own.
+#[derive(Deserialize, Default)]
 struct Timings {
     #[serde(default)]
     predicted_n: Option<u32>,
+    /// Prompt tokens worked through, and those that were in the cache.
+    #[serde(default)]
+    prompt_n: Option<u32>,
+    #[serde(default)]
+    cache_n: Option<u32>,
+}
+
+impl Timings {
+    fn prompt_tokens(&self) -> Option<u32> {
+        self.prompt_n
+            .map(|tokens| tokens.saturating_add(self.cache_n.unwrap_or(0)))
+    }
 }
 
 #[derive(Deserialize)]

@@ -22,15 +22,20 @@ impl Answering<'_> {
         exchange: Exchange,
     ) -> Result<Tried, ClientLeft> {
         let worker = Arc::clone(claim.worker());
-        let first = self.gateway.attempt(self.request, claim, exchange);
-        reply.while_connected(self.hedged(first, &worker)).await
+        // On the heap: it is large, and gone before the stream flows.
+        let first = Box::pin(self.gateway.attempt(self.request, claim, exchange));
+        let hedged = Box::pin(self.hedged(first, &worker));
+        reply.while_connected(hedged).await
     }
 
-    async fn hedged(&self, first: impl Future<Output = Tried>, worker: &Worker) -> Tried {
+    async fn hedged(
+        &self,
+        mut first: impl Future<Output = Tried> + Unpin,
+        worker: &Worker,
+    ) -> Tried {
         let Some(late_after) = self.late_after() else {
             return first.await;
         };
-        tokio::pin!(first);
         tokio::select! {
             biased;
             done = &mut first => return done,
@@ -40,8 +45,7 @@ impl Answering<'_> {
             return first.await;
         };
         self.request.record.hedged();
-        let second = self.gateway.attempt(self.request, claim, exchange);
-        tokio::pin!(second);
+        let mut second = Box::pin(self.gateway.attempt(self.request, claim, exchange));
         let (done, of_second) = tokio::select! {
             biased;
             done = &mut first => (done, false),
