@@ -33,11 +33,15 @@ async fn a_cadence_at_the_worker_is_the_same_cadence_at_the_client() {
         let events = events(answer).await.expect("a whole stream");
         let texts: Vec<_> = events.iter().filter(|event| has_text(event)).collect();
         assert!(texts.len() >= 6, "{path}: {} events with text", texts.len());
-        for pair in texts.windows(2).skip(1) {
-            let gap = pair[1].at - pair[0].at;
-            let near = Duration::from_millis(120)..Duration::from_millis(400);
-            assert!(near.contains(&gap), "{path}: events {gap:?} apart");
-        }
+        // A busy machine makes single gaps longer or shorter; events that are gathered would be together all.
+        let mut gaps: Vec<_> = texts
+            .windows(2)
+            .map(|pair| pair[1].at - pair[0].at)
+            .collect();
+        gaps.sort();
+        let median = gaps[gaps.len() / 2];
+        let near = Duration::from_millis(120)..Duration::from_millis(400);
+        assert!(near.contains(&median), "{path}: events {gaps:?} apart");
     }
 }
 
