@@ -2,10 +2,12 @@
 
 mod background;
 mod changes;
+mod handover;
 mod keep_open;
 mod listen;
 mod reload;
 mod signals;
+mod upgrade;
 mod watch;
 
 use std::path::PathBuf;
@@ -16,15 +18,15 @@ use anyhow::{Context, Result, bail};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pingora::proxy::http_proxy;
-use pingora::server::configuration::ServerConf;
+use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
-use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 
+use self::handover::{Paths, Taking};
 use crate::admin::{Admin, AdminToken};
 use crate::config::{Config, Files, ServerConfig};
 use crate::domain::{Endpoint, EndpointName, FixedWorker, MarketKind, Source};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Learned};
 use crate::ledger::Ledger;
 use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
 use crate::probe::Prober;
@@ -44,15 +46,37 @@ pub struct Origin {
 
 /// Runs until a signal ends it. Changes are read where the configuration came from; the embedded default has no
 /// such place.
-pub fn run(config: Config, origin: Option<Origin>) -> Result<()> {
+/// `upgrade`: take over from the gateway that runs on the same state directory, if there is one.
+pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> {
+    upgrade::remember_program();
     let Config {
         server: settings,
         endpoints,
         access,
     } = config;
     refuse_unbuilt_markets(&endpoints)?;
-    listen::check_free(settings.listen, "listen")?;
-    listen::check_free(settings.admin_listen, "admin_listen")?;
+    let paths = match Paths::in_dir(&settings.state_dir) {
+        Err(error) if upgrade => return Err(error),
+        Err(error) => {
+            tracing::warn!("{error:#}");
+            None
+        }
+        Ok(paths) => Some(paths),
+    };
+    let mut taking = match &paths {
+        Some(paths) if upgrade => Taking::ask(paths)?,
+        _ => None,
+    };
+    for (address, key) in [
+        (settings.listen, "listen"),
+        (settings.admin_listen, "admin_listen"),
+    ] {
+        let inherited = taking.as_ref().map(|taking| &taking.listening);
+        if !inherited.is_some_and(|listening| listening.contains(&address.to_string())) {
+            listen::check_free(address, key)?;
+        }
+    }
+    listen::end_without_listeners();
     // reqwest takes its cryptography from here; ring is what Pingora uses too.
     if rustls::crypto::ring::default_provider()
         .install_default()
@@ -60,8 +84,20 @@ pub fn run(config: Config, origin: Option<Origin>) -> Result<()> {
     {
         tracing::debug!("a TLS provider was installed before");
     }
-    let ledger = Arc::new(Ledger::open(&settings.state_dir, now())?);
     let metrics = Arc::new(Metrics::new().context("metrics")?);
+    let mut server = server(&settings, paths.as_ref(), taking.is_some());
+    let learned = match &mut taking {
+        Some(taking) => {
+            taking.want_sockets()?;
+            server.bootstrap();
+            taking.want_control()?
+        }
+        None => {
+            server.bootstrap();
+            Learned::default()
+        }
+    };
+    let ledger = Arc::new(Ledger::open(&settings.state_dir, now())?);
     let decisions_path = settings.state_dir.join("decisions.jsonl");
     let decisions =
         DecisionLog::open(&decisions_path).with_context(|| decisions_path.display().to_string())?;
@@ -113,8 +149,14 @@ pub fn run(config: Config, origin: Option<Origin>) -> Result<()> {
         reloader: Arc::clone(&reloader),
         reload_on_change: settings.reload_on_change,
         fleet: Arc::clone(&fleet),
-        ends_local: (!settings.local_market.keep_on_exit).then(|| local.clone()),
+        local,
+        keeps_local: settings.local_market.keep_on_exit,
         grace_period: settings.grace_period,
+        paths,
+        predecessor: Mutex::new(taking.map(Taking::attendable)),
+        learned,
+        has_predecessor: Arc::default(),
+        end: Arc::default(),
     };
     let admin = Admin {
         fleet: Arc::clone(&fleet),
@@ -125,35 +167,56 @@ pub fn run(config: Config, origin: Option<Origin>) -> Result<()> {
     };
     let access_log = Arc::new(AccessLog::default());
     let gateway = Gateway::new(fleet, metrics, proxy_settings, access_log);
-    serve(&settings, gateway, admin, control);
+    serve(server, &settings, gateway, admin, control);
     Ok(())
 }
 
-fn serve(settings: &ServerConfig, gateway: Gateway, admin: Admin, control: background::Control) {
-    let signals = signals::Signals {
-        fleet: Arc::clone(&control.fleet),
-        stop_delay: settings.stop_delay,
-    };
-    let conf = ServerConf {
+/// Pingora's server; when it takes over it waits for the sockets in `bootstrap`.
+fn server(settings: &ServerConfig, paths: Option<&Paths>, takes_over: bool) -> Server {
+    let mut conf = ServerConf {
         threads: data_path_threads(settings),
         // Pingora sleeps this long in full; the control service ends the process earlier, when nothing is left to do.
         grace_period_seconds: Some((settings.grace_period + 2 * ENDING_TIME).as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     };
-    let mut server = Server::new_with_opt_and_conf(None, conf);
-    server.bootstrap();
+    if let Some(paths) = paths {
+        conf.upgrade_sock = paths.sockets();
+    }
+    let options = Opt {
+        upgrade: takes_over,
+        ..Opt::default()
+    };
+    Server::new_with_opt_and_conf(options, conf)
+}
+
+fn serve(
+    mut server: Server,
+    settings: &ServerConfig,
+    gateway: Gateway,
+    admin: Admin,
+    control: background::Control,
+) {
+    let signals = signals::Signals {
+        fleet: Arc::clone(&control.fleet),
+        stop_delay: settings.stop_delay,
+        end: Arc::clone(&control.end),
+    };
+    let takes_over = control.predecessor.lock().is_some();
     let proxy = http_proxy(&server.configuration, gateway);
     let mut proxy = Service::new("gateway".to_owned(), keep_open::KeepOpen::new(proxy));
     proxy.add_tcp(&settings.listen.to_string());
     let mut admin = Service::new("admin".to_owned(), admin);
     admin.threads = Some(1);
     admin.add_tcp(&settings.admin_listen.to_string());
-    let mut control = background_service("control", control);
-    control.threads = Some(2);
-    server.add_service(proxy);
-    server.add_service(admin);
-    server.add_service(control);
+    let proxy = server.add_service(proxy);
+    let admin = server.add_service(admin);
+    let control = server.add_service(control);
+    if takes_over {
+        // Until the control service says so, the old process serves.
+        proxy.add_dependency(&control);
+        admin.add_dependency(&control);
+    }
     tracing::info!(listen = %settings.listen, admin = %settings.admin_listen, "tidegate is up");
     server.run(RunArgs {
         shutdown_signal: Box::new(signals),

@@ -1,18 +1,23 @@
-//! The control service: scaler, prober and reload signal side by side, and the end of the process.
+//! The control service: it leads — scaler, prober and reloads side by side — until a signal ends the process or a new
+//! process takes over.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::server::ShutdownWatch;
-use pingora::services::background::BackgroundService;
+use parking_lot::Mutex;
+use pingora::server::{ListenFds, ShutdownWatch};
+use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::handover::{Giving, Paths, Predecessor, Successor};
 use super::reload::Reloader;
-use super::watch;
-use crate::domain::MarketKind;
-use crate::fleet::Fleet;
+use super::{upgrade, watch};
+use crate::domain::{MarketKind, WorkerPhase};
+use crate::fleet::{Fleet, Learned};
 use crate::market::LocalMarket;
 use crate::probe::Prober;
 use crate::scaler::Scaler;
@@ -20,8 +25,15 @@ use crate::scaler::Scaler;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Nothing in flight for this long is the end.
 const QUIET: Duration = Duration::from_millis(200);
+/// The same after a handover, where nobody waits for the end: connections whose clients are slow to ask stay usable.
+const QUIET_AFTER_HANDOVER: Duration = Duration::from_secs(2);
 /// For error events and refusals, once the grace period is over.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a new process waits for the probes of workers it took over, before it serves.
+const PROBED_WITHIN: Duration = Duration::from_secs(3);
+/// A listener that cannot be built ends the process within this time.
+const LISTENING_WITHIN: Duration = Duration::from_millis(100);
+const RETAKE_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Control {
     pub(super) scaler: Scaler,
@@ -29,40 +41,220 @@ pub(super) struct Control {
     pub(super) reloader: Arc<Reloader>,
     pub(super) reload_on_change: bool,
     pub(super) fleet: Arc<Fleet>,
+    pub(super) local: Arc<LocalMarket>,
     /// Local workers end with the gateway unless the configuration keeps them.
-    pub(super) ends_local: Option<Arc<LocalMarket>>,
+    pub(super) keeps_local: bool,
     pub(super) grace_period: Duration,
+    /// `None` where no socket can have such a path.
+    pub(super) paths: Option<Paths>,
+    /// The process taken over from, until it is told that this one serves.
+    pub(super) predecessor: Mutex<Option<Predecessor>>,
+    pub(super) learned: Learned,
+    /// The predecessor still finishes what it has; its requests count as ours.
+    pub(super) has_predecessor: Arc<AtomicBool>,
+    /// Ends the server as a signal would.
+    pub(super) end: Arc<Notify>,
 }
 
 #[async_trait]
-impl BackgroundService for Control {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
+impl ServiceWithDependents for Control {
+    async fn start_service(
+        &mut self,
+        fds: Option<ListenFds>,
+        mut shutdown: ShutdownWatch,
+        _listeners_per_fd: usize,
+        ready: ServiceReadyNotifier,
+    ) {
+        let giving = self.open_handover(fds);
         // The scaler goes on while requests in flight finish: held ones may still need a worker.
-        tokio::select! {
-            () = self.scaler.run() => {}
-            () = self.prober.run() => {}
-            () = self.reload_on_hangup() => {}
-            () = watch::reload_on_change(&self.reloader, self.reload_on_change) => {}
-            () = self.finish(&mut shutdown) => {}
+        let successor = tokio::select! {
+            successor = self.lead(giving.as_ref(), ready) => Some(successor),
+            () = self.reload_on_hangup() => None,
+            () = watch::reload_on_change(&self.reloader, self.reload_on_change) => None,
+            () = upgrade::on_quit() => None,
+            () = self.finish(&mut shutdown, QUIET) => None,
+        };
+        match successor {
+            Some(successor) => {
+                self.end.notify_one();
+                tokio::select! {
+                    () = successor.follow(&self.fleet) => {}
+                    () = self.finish(&mut shutdown, QUIET_AFTER_HANDOVER) => {}
+                }
+            }
+            None if self.keeps_local => {}
+            None => {
+                self.local.shutdown_all().await;
+                self.scaler.close_ended_rentals(MarketKind::Local).await;
+            }
         }
-        if let Some(local) = &self.ends_local {
-            local.shutdown_all().await;
-            self.scaler.close_ended_rentals(MarketKind::Local).await;
+        if let Some(paths) = &self.paths {
+            paths.remove_pid();
         }
         tracing::info!("stopped");
         std::process::exit(0);
     }
+
+    fn name(&self) -> &str {
+        "control"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(2)
+    }
+
+    fn listen_addresses(&self) -> Option<Vec<String>> {
+        Some(Vec::new())
+    }
 }
 
 impl Control {
-    /// Returns after the signal, once nothing is in flight or the grace period is over.
-    async fn finish(&self, shutdown: &mut ShutdownWatch) {
+    /// Returns when a new process serves in our place.
+    async fn lead(&self, giving: Option<&Giving>, ready: ServiceReadyNotifier) -> Successor {
+        let beside = async {
+            tokio::join!(self.begin(ready), self.prober.run());
+            // The prober returns only where it could not begin, and has said so.
+            std::future::pending().await
+        };
+        tokio::select! {
+            successor = self.act_until_succeeded(giving) => successor,
+            successor = beside => successor,
+        }
+    }
+
+    async fn act_until_succeeded(&self, giving: Option<&Giving>) -> Successor {
+        loop {
+            let asked = async {
+                match giving {
+                    Some(giving) => giving.asked().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let successor = tokio::select! {
+                () = self.scaler.run() => continue,
+                successor = asked => successor,
+            };
+            tokio::select! {
+                given = self.give(successor) => match given {
+                    Ok(successor) => return successor,
+                    Err(why) => tracing::warn!(why, "no upgrade: this process goes on"),
+                },
+                () = self.scaler.tend() => {}
+            }
+            tokio::select! {
+                () = self.take_back() => {}
+                () = self.scaler.tend() => {}
+            }
+        }
+    }
+
+    /// The scaler has stopped. An error says why the new process does not lead now.
+    async fn give(&self, mut successor: Successor) -> Result<Successor, String> {
+        let begun = Instant::now();
+        // Before the ledger: whoever has that reads what this leaves on the disk.
+        if !self.scaler.is_quiet_within(Successor::CALLS_WITHIN).await {
+            let why = successor.refuse("market calls are under way").await;
+            return Err(why.to_string());
+        }
+        self.local.release();
+        self.scaler.release();
+        match successor.give_control(&self.fleet.learned()).await {
+            Ok(()) => {}
+            Err(error) => {
+                successor.refuse(&error).await;
+                return Err(error.to_string());
+            }
+        }
+        self.fleet.leave();
+        if let Err(error) = successor.leave().await {
+            self.fleet.stay();
+            return Err(error.to_string());
+        }
+        tracing::info!(
+            seconds = begun.elapsed().as_secs_f64(),
+            "a new process leads; finishing what is in flight"
+        );
+        Ok(successor)
+    }
+
+    async fn take_back(&self) {
+        while let Err(error) = self.scaler.retake() {
+            tracing::warn!(%error, "the ledger is not ours yet");
+            tokio::time::sleep(RETAKE_EVERY).await;
+        }
+        while let Err(error) = self.local.retake() {
+            tracing::warn!(%error, "the local market's directory cannot be read");
+            tokio::time::sleep(RETAKE_EVERY).await;
+        }
+        tracing::info!("leading again");
+    }
+
+    /// Lets the listeners start: at once, or after a takeover when the workers are known and probed, for until then
+    /// the old process serves.
+    async fn begin(&self, ready: ServiceReadyNotifier) {
+        let predecessor = self.predecessor.lock().take();
+        if predecessor.is_some() {
+            self.scaler.recovered().await;
+            self.fleet.take_learned(&self.learned);
+            let _ = tokio::time::timeout(PROBED_WITHIN, self.probed()).await;
+        }
+        ready.notify_ready();
+        if let Some(predecessor) = predecessor {
+            tokio::time::sleep(LISTENING_WITHIN).await;
+            self.succeed(predecessor).await;
+        }
+        if let Some(paths) = &self.paths {
+            paths.write_pid();
+        }
+        upgrade::tell_service_manager();
+        tracing::info!("leading");
+    }
+
+    async fn succeed(&self, predecessor: Predecessor) {
+        self.has_predecessor.store(true, SeqCst);
+        let attending = match predecessor.confirm(Arc::clone(&self.fleet)).await {
+            Ok(attending) => attending,
+            Err(error) => {
+                tracing::error!(%error, "the old process goes on; this one ends");
+                std::process::exit(1);
+            }
+        };
+        let has_predecessor = Arc::clone(&self.has_predecessor);
+        tokio::spawn(async move {
+            attending.await;
+            has_predecessor.store(false, SeqCst);
+        });
+    }
+
+    /// No worker that has an address is still to be asked whether it lives.
+    async fn probed(&self) {
+        let starting = || {
+            self.fleet.endpoints().values().any(|endpoint| {
+                endpoint.workers().iter().any(|worker| {
+                    worker.contact().is_some() && worker.phase().0 == WorkerPhase::Starting
+                })
+            })
+        };
+        while starting() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn open_handover(&self, fds: Option<ListenFds>) -> Option<Giving> {
+        let (paths, fds) = (self.paths.as_ref()?, fds?);
+        Giving::open(paths, fds)
+            .inspect_err(|error| tracing::warn!(%error, "this process cannot be upgraded in place"))
+            .ok()
+    }
+
+    /// Returns after the signal, once nothing has been in flight for `quiet` or the grace period is over.
+    async fn finish(&self, shutdown: &mut ShutdownWatch, quiet: Duration) {
         while !*shutdown.borrow() {
             if shutdown.changed().await.is_err() {
                 return;
             }
         }
-        if tokio::time::timeout(self.grace_period, self.silence(QUIET))
+        if tokio::time::timeout(self.grace_period, self.silence(quiet))
             .await
             .is_err()
         {
@@ -79,7 +271,7 @@ impl Control {
         let mut last_seen = Instant::now();
         while last_seen.elapsed() < quiet {
             tokio::time::sleep(LOOK_EVERY).await;
-            if self.fleet.requests_under_way() > 0 {
+            if self.fleet.requests_under_way() > 0 || self.has_predecessor.load(SeqCst) {
                 last_seen = Instant::now();
             }
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::fleet::Fleet;
 
@@ -13,6 +14,8 @@ pub(super) struct Signals {
     pub(super) fleet: Arc<Fleet>,
     /// How long the gateway is unready before it stops listening.
     pub(super) stop_delay: Duration,
+    /// Asks for the same end: a new process leads.
+    pub(super) end: Arc<Notify>,
 }
 
 #[async_trait]
@@ -25,19 +28,28 @@ impl ShutdownSignalWatch for Signals {
             tracing::error!("signals cannot be watched; only SIGKILL ends this process");
             return std::future::pending().await;
         };
-        either(&mut interrupt, &mut terminate).await;
-        self.fleet.leave();
-        tracing::info!("finishing what is in flight; a second signal ends at once");
+        tokio::select! {
+            () = self.end.notified() => {}
+            () = either(&mut interrupt, &mut terminate) => {
+                self.fleet.leave();
+                tracing::info!("finishing what is in flight; a second signal ends at once");
+                tokio::select! {
+                    () = tokio::time::sleep(self.stop_delay) => {}
+                    () = either(&mut interrupt, &mut terminate) => end_at_once(),
+                }
+            }
+        }
         tokio::spawn(async move {
             either(&mut interrupt, &mut terminate).await;
-            tracing::warn!(
-                "ended at once; local workers may be left running, the next start finds them"
-            );
-            std::process::exit(130);
+            end_at_once();
         });
-        tokio::time::sleep(self.stop_delay).await;
         ShutdownSignal::GracefulTerminate
     }
+}
+
+fn end_at_once() {
+    tracing::warn!("ended at once; local workers may be left running, the next start finds them");
+    std::process::exit(130);
 }
 
 async fn either(interrupt: &mut Signal, terminate: &mut Signal) {

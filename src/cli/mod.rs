@@ -21,7 +21,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway and its scaler until a signal ends them.
-    Run(Source),
+    Run(run::Arguments),
     /// Read a configuration and list every mistake in it; exit 1 if there is one.
     Check(check::Arguments),
 }
@@ -35,7 +35,7 @@ struct Source {
 
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run(source) => run::run(&source),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
     }
 }

@@ -5,7 +5,18 @@ use std::process::ExitCode;
 use super::Source;
 use crate::{app, telemetry};
 
-pub(super) fn run(source: &Source) -> ExitCode {
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// Take over from the gateway that runs on the same state directory, without losing a request: its listening
+    /// sockets, its workers, then its ledger. A plain start if there is none.
+    #[arg(long)]
+    upgrade: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let source = &arguments.source;
     let (config, origin) = match source.load_with_origin() {
         Ok(loaded) => loaded,
         Err(mistakes) => {
@@ -17,7 +28,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         eprintln!("log: {error}");
         return ExitCode::FAILURE;
     }
-    match app::run(config, origin) {
+    match app::run(config, origin, arguments.upgrade) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tidegate: {error:#}");

@@ -14,6 +14,7 @@ use super::claim::Claim;
 use super::demand::Demand;
 use super::load::work_units;
 use super::second_tries::SecondTries;
+use super::share;
 use super::waiting::{Held, Room};
 use super::worker::{Worker, WorkerSpec};
 use crate::domain::{
@@ -86,6 +87,8 @@ pub struct EndpointFleet {
     events: Mutex<Vec<(WorkerId, WorkerEvent)>>,
     failures: DashMap<GroupName, u64>,
     last_plan: ArcSwapOption<ScalingPlan>,
+    /// What is held by another gateway that is ending: capacity is needed for it too.
+    pub(super) waiting_elsewhere: Mutex<WaitingView>,
     pub(super) start_times: Mutex<StartTimes>,
     /// What those who wait wait for.
     pub(super) reason: watch::Sender<WaitReason>,
@@ -108,6 +111,7 @@ impl EndpointFleet {
             events: Mutex::default(),
             failures: DashMap::new(),
             last_plan: ArcSwapOption::empty(),
+            waiting_elsewhere: Mutex::default(),
             start_times: Mutex::default(),
             reason: watch::Sender::new(WaitReason::NoneReady),
             second_tries: SecondTries::default(),
@@ -286,7 +290,7 @@ impl EndpointFleet {
 
     pub(super) fn place_freed(self: &Arc<Self>, worker: &Worker) {
         self.dispatch();
-        if !worker.takes_requests() && worker.load_view().in_flight() == 0 {
+        if !worker.takes_requests() && worker.in_flight() == 0 {
             self.wake.notify_one();
         }
     }
@@ -399,7 +403,7 @@ impl EndpointFleet {
             .iter()
             .map(|worker| worker.view())
             .collect();
-        let waiting = self.waiting();
+        let waiting = share::together(self.waiting(), *self.waiting_elsewhere.lock());
         if waiting.requests > 0 || workers.iter().any(|worker| worker.in_flight > 0) {
             self.demand.active(now);
         }

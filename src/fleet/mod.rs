@@ -10,6 +10,7 @@ mod eviction;
 mod load;
 mod meter;
 mod second_tries;
+mod share;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -31,6 +32,7 @@ pub use eviction::Eviction;
 pub use load::LoadView;
 pub use meter::{Meter, MeterTotals};
 pub use second_tries::SecondTries;
+pub use share::{Learned, Loads, WorkerTable};
 pub use waiting::{Held, News, Standing};
 pub use worker::{Contact, Worker, WorkerSpec};
 
@@ -101,6 +103,11 @@ impl Fleet {
         for endpoint in self.endpoints().values() {
             endpoint.close();
         }
+    }
+
+    /// The end did not come after all.
+    pub fn stay(&self) {
+        self.leaving.store(false, Relaxed);
     }
 
     /// Something happened that the scaler should look at before its next tick.

@@ -58,6 +58,8 @@ pub struct Worker {
     pub spec: WorkerSpec,
     pub meter: Meter,
     pub(super) load: Load,
+    /// What another gateway, which is ending, still has in flight there.
+    elsewhere: AtomicU32,
     /// Requests at once; 0: its own queue decides.
     concurrency_max: AtomicU32,
     prior: Mutex<SpeedPrior>,
@@ -88,6 +90,7 @@ impl Worker {
         Self {
             meter: Meter::default(),
             load: Load::default(),
+            elsewhere: AtomicU32::new(0),
             concurrency_max: AtomicU32::new(spec.max_concurrency.unwrap_or(0)),
             prior: Mutex::new(spec.speed_prior),
             takes_requests: AtomicBool::new(phase.is_ready()),
@@ -252,6 +255,30 @@ impl Worker {
         }
     }
 
+    pub(super) fn set_speed(&self, speed: TokensPerSecond) {
+        self.speed.store(speed.0.to_bits(), Relaxed);
+    }
+
+    /// What its streams have told so far.
+    pub(super) fn estimate(&self) -> SpeedEstimate {
+        self.estimate.lock().clone()
+    }
+
+    pub(super) fn set_estimate(&self, learned: SpeedEstimate) {
+        self.set_speed(learned.speed());
+        *self.estimate.lock() = learned;
+    }
+
+    /// True if the number changed.
+    pub(super) fn set_elsewhere(&self, in_flight: u32) -> bool {
+        self.elsewhere.swap(in_flight, Relaxed) != in_flight
+    }
+
+    /// Requests in flight, those of a gateway that is ending included.
+    pub fn in_flight(&self) -> u32 {
+        self.load.view().in_flight() + self.elsewhere.load(Relaxed)
+    }
+
     pub fn load_view(&self) -> LoadView {
         self.load.view()
     }
@@ -263,7 +290,7 @@ impl Worker {
             ready: self.takes_requests(),
             speed: self.speed(),
             outstanding: load.outstanding(),
-            in_flight: load.in_flight(),
+            in_flight: self.in_flight(),
             max_concurrency: self.max_concurrency(),
             tried,
         };
@@ -280,7 +307,7 @@ impl Worker {
             phase_since,
             speed: self.speed(),
             outstanding: load.outstanding(),
-            in_flight: load.in_flight(),
+            in_flight: self.in_flight(),
             usd_per_hour: self.price(),
         }
     }

@@ -17,11 +17,17 @@ use rusqlite::{Connection, params};
 use crate::domain::{InstallationId, InstanceId, Rental, Timestamp, UsdPerHour, WorkerId};
 use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
 
-/// One gateway at a time: the lock is held until the ledger is dropped or the process ends.
+/// One gateway at a time: the lock is held until the ledger is released, dropped or the process ends.
 pub struct Ledger {
-    connection: Mutex<Connection>,
+    /// `None` while another gateway has it.
+    open: Mutex<Option<Open>>,
     installation: InstallationId,
+    state_dir: PathBuf,
     path: PathBuf,
+}
+
+struct Open {
+    connection: Connection,
     _lock: File,
 }
 
@@ -52,6 +58,9 @@ pub enum LedgerError {
         found: i64,
         known: i64,
     },
+    /// Another gateway has taken over; this one changes nothing any more.
+    #[error("{}: handed over to another gateway", .0.display())]
+    Released(PathBuf),
     /// A rental that was never intended.
     #[error("worker {0} is not in the ledger")]
     Unknown(WorkerId),
@@ -66,20 +75,28 @@ pub enum LedgerError {
 impl Ledger {
     /// Opens the ledger in `state_dir`, made when missing; the first time gives the installation its identity.
     pub fn open(state_dir: &Path, now: Timestamp) -> Result<Ledger, LedgerError> {
-        open::create_private_dir(state_dir)?;
-        let lock = open::lock(&state_dir.join("ledger.lock"))?;
         let path = state_dir.join("ledger.sqlite");
-        let opened = open::connect(&path).and_then(|mut connection| {
-            let installation = schema::prepare(&mut connection, &path, now)?;
-            Ok((connection, installation))
-        });
-        let (connection, installation) = opened?;
+        let (open, installation) = Open::new(state_dir, &path, now)?;
         Ok(Ledger {
-            connection: Mutex::new(connection),
+            open: Mutex::new(Some(open)),
             installation,
+            state_dir: state_dir.to_owned(),
             path,
-            _lock: lock,
         })
+    }
+
+    /// Lets another gateway have it. Whoever writes here meanwhile is refused.
+    pub fn release(&self) {
+        *self.lock() = None;
+    }
+
+    /// After a release, once the other gateway is gone.
+    pub fn retake(&self, now: Timestamp) -> Result<(), LedgerError> {
+        let mut open = self.lock();
+        if open.is_none() {
+            *open = Some(Open::new(&self.state_dir, &self.path, now)?.0);
+        }
+        Ok(())
     }
 
     pub fn installation(&self) -> InstallationId {
@@ -215,13 +232,32 @@ impl Ledger {
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
-        query(&self.lock()).map_err(|error| open::explain(&self.path, error))
+        match &*self.lock() {
+            Some(open) => query(&open.connection).map_err(|error| open::explain(&self.path, error)),
+            None => Err(LedgerError::Released(self.path.clone())),
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn new(
+        state_dir: &Path,
+        path: &Path,
+        now: Timestamp,
+    ) -> Result<(Self, InstallationId), LedgerError> {
+        open::create_private_dir(state_dir)?;
+        let lock = open::lock(&state_dir.join("ledger.lock"))?;
+        let mut connection = open::connect(path)?;
+        let installation = schema::prepare(&mut connection, path, now)?;
+        let open = Self {
+            connection,
+            _lock: lock,
+        };
+        Ok((open, installation))
     }
 }
 

@@ -273,3 +273,23 @@ fn a_panic_while_the_ledger_is_held_does_not_close_it() {
     assert!(panicked);
     ledger.intend(&rental("w1", 5)).expect("intend");
 }
+
+#[test]
+fn a_released_ledger_is_anothers_until_it_is_taken_back() {
+    let dir = state_dir();
+    let old = open(&dir);
+    old.intend(&rental("w1", 5)).expect("intend");
+    assert!(matches!(refusal(&dir), LedgerError::Locked(_)));
+    old.release();
+    assert!(matches!(
+        old.intend(&rental("w2", 6)),
+        Err(LedgerError::Released(_))
+    ));
+    let new = open(&dir);
+    new.intend(&rental("w3", 7)).expect("intend");
+    assert!(matches!(old.retake(at(8)), Err(LedgerError::Locked(_))));
+    drop(new);
+    old.retake(at(9)).expect("free again");
+    assert_eq!(names(&old.open_rentals().expect("read")), ["w1", "w3"]);
+    assert!(matches!(refusal(&dir), LedgerError::Locked(_)));
+}

@@ -66,6 +66,10 @@ impl Scaler {
         listed: &[Instance],
         at: Timestamp,
     ) {
+        if endpoint.worker(&rental.worker).is_some() {
+            // Known already: the ledger was only lent to another gateway.
+            return;
+        }
         let settings = endpoint.settings();
         let group = settings
             .group(&rental.group)
@@ -138,7 +142,6 @@ impl Scaler {
         let ledger = Arc::clone(&self.ledger);
         tokio::spawn(async move {
             let result = market.destroy(&instance.id).await;
-            calls.forget(&worker);
             let outcome = if result.is_ok() { "ok" } else { "failed" };
             metrics
                 .market_calls
@@ -153,6 +156,8 @@ impl Scaler {
                 }
                 Err(error) => tracing::warn!(%error, instance = %instance.id, "not destroyed yet"),
             }
+            // Last: nothing is written for a call that is no longer under way.
+            calls.forget(&worker);
         });
     }
 }

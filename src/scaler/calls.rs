@@ -43,6 +43,14 @@ impl Calls {
         calls.insert(worker.clone(), Call::Settled { at, missing });
     }
 
+    /// No call is under way: nothing of ours can still happen at a market.
+    pub(super) fn is_quiet(&self) -> bool {
+        let calls = self.0.lock();
+        !calls
+            .values()
+            .any(|call| matches!(call, Call::UnderWay { .. }))
+    }
+
     pub(super) fn forget(&self, worker: &WorkerId) {
         self.0.lock().remove(worker);
     }

@@ -3,6 +3,7 @@
 mod act;
 mod adopt;
 mod calls;
+mod handover;
 mod memory;
 mod observe;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::domain::{EndpointName, MarketKind, Timestamp};
@@ -64,6 +66,7 @@ pub struct Scaler {
     calls: Arc<Calls>,
     memory: Mutex<BTreeMap<EndpointName, EndpointMemory>>,
     measured_at: Mutex<Timestamp>,
+    recovered: watch::Sender<bool>,
 }
 
 impl Scaler {
@@ -85,6 +88,7 @@ impl Scaler {
             calls: Arc::default(),
             memory: Mutex::default(),
             measured_at: Mutex::default(),
+            recovered: watch::Sender::new(false),
         }
     }
 
@@ -112,6 +116,7 @@ impl Scaler {
                 .start_timer();
             self.tick(list_markets).await;
             timer.observe_duration();
+            self.recovered.send_replace(true);
             tokio::time::sleep(LEAST_PAUSE).await;
         }
     }

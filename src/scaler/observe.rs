@@ -116,7 +116,7 @@ impl Scaler {
         }
         for worker in endpoint.workers().iter() {
             let draining = matches!(worker.phase().0, WorkerPhase::Draining { .. });
-            if draining && worker.load_view().in_flight() == 0 {
+            if draining && worker.in_flight() == 0 {
                 self.advance(endpoint, worker, WorkerEvent::Emptied);
             }
             self.advance(endpoint, worker, WorkerEvent::Tick);

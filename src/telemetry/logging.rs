@@ -3,8 +3,8 @@
 use tracing_subscriber::EnvFilter;
 
 /// Pingora reports stale pooled connections and clients that left as errors; both are ordinary here
-/// and counted in metrics.
-const QUIET: &str = "pingora_core::connectors=off,pingora_core=warn,pingora_proxy=off";
+/// and counted in metrics. What its handover of sockets says is said better in `app::handover`.
+const QUIET: &str = "pingora_core::connectors=off,pingora_core::server::transfer_fd=off,pingora_core=warn,pingora_proxy=off";
 
 /// `filter` in the syntax of `tracing`'s EnvFilter, for example `info` or `tidegate=debug`.
 pub fn init(filter: &str) -> Result<(), String> {

@@ -61,6 +61,30 @@ impl Gateway {
         Self::start_with(command, config).await
     }
 
+    /// Starts the program again to take over, and returns the old one once the new one leads.
+    pub async fn upgrade(&mut self) -> Result<Program> {
+        let mut command = Command::new(tidegate_binary()?);
+        command.args([
+            OsStr::new("run"),
+            OsStr::new("--upgrade"),
+            OsStr::new("--config"),
+            self.config.path().as_os_str(),
+        ]);
+        let child = Program::start(
+            "tidegate",
+            command,
+            &self.config.path().join("tidegate.log"),
+        )?;
+        let old = std::mem::replace(&mut self.child, child);
+        let (pid, state_dir) = (self.child.pid(), self.config.state_dir());
+        let leads = || std::future::ready(leading(&state_dir) == Some(pid));
+        if let Err(error) = self.child.wait_ready(READY_WITHIN, leads).await {
+            self.child = old;
+            return Err(error);
+        }
+        Ok(old)
+    }
+
     /// A fleet that cannot be read is an error, not an empty fleet.
     pub async fn fleet(&self) -> Result<FleetSample> {
         read_fleet(&self.client, &self.admin_url).await
@@ -115,6 +139,12 @@ impl FakeWorker {
             .await?;
         Ok(worker)
     }
+}
+
+/// The process that leads on this state directory, by what it wrote there.
+pub fn leading(state_dir: &Path) -> Option<u32> {
+    let pid = std::fs::read_to_string(state_dir.join("tidegate.pid")).ok()?;
+    pid.trim().parse().ok()
 }
 
 async fn answers_ok(client: &reqwest::Client, url: &str) -> bool {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 pub use self::config_dir::ConfigDir;
 pub use self::fleet::{FleetSample, read_fleet};
-pub use self::gateway::{FakeWorker, Gateway};
+pub use self::gateway::{FakeWorker, Gateway, leading};
 pub use self::program::Program;
 
 /// Asks every 20 ms until the condition holds; `false` if it did not within `limit`, a condition that hangs included.

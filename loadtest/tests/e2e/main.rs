@@ -12,4 +12,5 @@ mod routes;
 mod soak;
 mod streaming;
 mod support;
+mod upgrade;
 mod waiting;

@@ -9,6 +9,7 @@ use super::processes::{self, ProcessMark};
 use super::{LocalMarket, launch, record, unavailable};
 use crate::domain::{InstanceId, InstanceState, RentalLabel};
 use crate::market::MarketError;
+use crate::telemetry::now;
 
 /// How often processes are looked at that an earlier gateway started: they are not our children.
 const ADOPTED_POLL: Duration = Duration::from_millis(250);
@@ -24,6 +25,9 @@ struct Adopted {
 impl LocalMarket {
     /// Waits the pretended boot time, then starts the process, unless another order came.
     pub(super) async fn boot(self: Arc<Self>, id: InstanceId, order: u64, delay: Duration) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            entry.boots_at = Some(now() + delay);
+        }
         tokio::time::sleep(delay).await;
         match self.launch(&id, order) {
             Some((mut child, mark)) => {
@@ -54,6 +58,7 @@ impl LocalMarket {
             launch::spawn(&entry.record, port, &log)
         });
         let started = started.map(marked);
+        entry.record.boots_at = None;
         match &started {
             Ok((_, mark)) => {
                 entry.record.state = InstanceState::Running;
@@ -103,6 +108,12 @@ impl LocalMarket {
         let mut running = Vec::new();
         for (id, entry) in &books.entries {
             match (entry.record.state, entry.record.process) {
+                (InstanceState::Loading, None) => {
+                    let left = entry.record.boots_at.map(|at| at.since(now()));
+                    let boot =
+                        Arc::clone(&this).boot(id.clone(), entry.order, left.unwrap_or_default());
+                    tokio::spawn(boot);
+                }
                 (InstanceState::Running, Some(mark)) => running.push(Adopted {
                     id: id.clone(),
                     order: entry.order,

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 use super::{Market, MarketError};
 use crate::domain::{
     InstallationId, Instance, InstanceId, InstanceState, LocalLaunch, Offer, OfferId, RentalLabel,
-    Source, UsdPerHour, WorkerGroup,
+    Source, Timestamp, UsdPerHour, WorkerGroup,
 };
 use record::Record;
 
@@ -43,6 +44,8 @@ pub struct LocalMarket {
     settings: LocalMarketSettings,
     books: Mutex<Books>,
     news: Notify,
+    /// Another gateway looks after the instances: nothing here may change them or what is on disk.
+    released: AtomicBool,
     /// For the tasks that outlast a call.
     this: Weak<LocalMarket>,
 }
@@ -56,28 +59,9 @@ struct Books {
     adopted: bool,
 }
 
-struct Entry {
-    record: Record,
-    /// Counts orders; what was begun under an earlier one (a boot, a watch) no longer applies.
-    order: u64,
-    /// Held while an order is carried out.
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl Entry {
-    fn new(record: Record) -> Self {
-        Self {
-            record,
-            order: 0,
-            turn: Arc::default(),
-        }
-    }
-}
-
-impl LocalMarket {
-    /// Reads `dir` (made when missing) and the processes of this machine. Needs no runtime.
-    pub fn new(settings: LocalMarketSettings) -> io::Result<Arc<Self>> {
-        record::create_private_dir(&settings.dir)?;
+impl Books {
+    /// What earlier gateways left in the directory and running on this machine.
+    fn found(settings: &LocalMarketSettings) -> io::Result<Self> {
         let table = processes::all()?;
         let mut books = Books::default();
         for (id, mut record) in record::read_all(&settings.dir)? {
@@ -89,12 +73,67 @@ impl LocalMarket {
             record::write(&settings.dir, &id, &record)?;
             books.entries.insert(id, Entry::new(record));
         }
+        Ok(books)
+    }
+}
+
+struct Entry {
+    record: Record,
+    /// Counts orders; what was begun under an earlier one (a boot, a watch) no longer applies.
+    order: u64,
+    /// When a boot that is under way ends.
+    boots_at: Option<Timestamp>,
+    /// Held while an order is carried out.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Entry {
+    fn new(record: Record) -> Self {
+        Self {
+            record,
+            order: 0,
+            boots_at: None,
+            turn: Arc::default(),
+        }
+    }
+}
+
+impl LocalMarket {
+    /// Reads `dir` (made when missing) and the processes of this machine. Needs no runtime.
+    pub fn new(settings: LocalMarketSettings) -> io::Result<Arc<Self>> {
+        record::create_private_dir(&settings.dir)?;
+        let books = Books::found(&settings)?;
         Ok(Arc::new_cyclic(|this| Self {
             settings,
             books: Mutex::new(books),
             news: Notify::new(),
+            released: AtomicBool::new(false),
             this: this.clone(),
         }))
+    }
+
+    /// Lets another gateway look after the instances, from what is on disk: boots that are under way are left to it
+    /// as well. Calls must have returned before.
+    pub fn release(&self) {
+        let mut books = self.lock();
+        for (id, entry) in &mut books.entries {
+            entry.order += 1;
+            if entry.record.state == InstanceState::Loading && entry.record.process.is_none() {
+                entry.record.boots_at = entry.boots_at;
+            }
+            self.save(id, &entry.record);
+        }
+        self.released.store(true, SeqCst);
+    }
+
+    /// After a release, when the other gateway is gone.
+    pub fn retake(&self) -> io::Result<()> {
+        let mut books = self.lock();
+        *books = Books::found(&self.settings)?;
+        self.released.store(false, SeqCst);
+        drop(books);
+        self.news.notify_one();
+        Ok(())
     }
 
     /// Ends every instance and takes no more orders. Returns after eight seconds at the latest.
@@ -157,6 +196,9 @@ impl LocalMarket {
     }
 
     fn save(&self, id: &InstanceId, record: &Record) {
+        if self.released.load(SeqCst) {
+            return;
+        }
         if let Err(error) = record::write(&self.settings.dir, id, record) {
             tracing::warn!(instance = %id, %error, "record not written");
         }

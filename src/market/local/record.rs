@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::processes::{LiveProcess, ProcessMark};
-use crate::domain::{InstanceId, InstanceState, LocalLaunch, RentalLabel, UsdPerHour};
+use crate::domain::{InstanceId, InstanceState, LocalLaunch, RentalLabel, Timestamp, UsdPerHour};
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -28,6 +28,9 @@ pub(super) struct Record {
     pub(super) port: Option<u16>,
     /// The process until it is known to be gone.
     pub(super) process: Option<ProcessMark>,
+    /// When a boot ends that another gateway began and left to us.
+    #[serde(default)]
+    pub(super) boots_at: Option<Timestamp>,
 }
 
 impl Record {
@@ -42,6 +45,7 @@ impl Record {
             state: InstanceState::Loading,
             port: None,
             process: None,
+            boots_at: None,
         }
     }
 
@@ -54,10 +58,11 @@ impl Record {
     pub(super) fn adopt(&mut self, table: &[LiveProcess]) {
         self.process = self.living(table).map(|process| process.mark);
         if matches!(self.state, InstanceState::Loading | InstanceState::Running) {
-            // Without a process, a boot that was under way is lost: nobody will start it.
-            self.state = match self.process {
-                Some(_) => InstanceState::Running,
-                None => InstanceState::Exited,
+            // Without a process, a boot that was under way is lost, unless it was handed over.
+            self.state = match (self.process, self.boots_at) {
+                (Some(_), _) => InstanceState::Running,
+                (None, Some(_)) => InstanceState::Loading,
+                (None, None) => InstanceState::Exited,
             };
         }
     }
