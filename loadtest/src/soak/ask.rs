@@ -10,7 +10,7 @@ use super::told::Told;
 use crate::replay::sse::SseReader;
 
 /// Where a request goes, and whether its answer is streamed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Route {
     Generate,
     GenerateStream,

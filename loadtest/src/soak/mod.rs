@@ -3,6 +3,7 @@
 
 pub mod ask;
 pub mod leavers;
+pub mod real;
 mod report;
 pub mod seam;
 mod stage;
@@ -32,6 +33,7 @@ pub struct SoakCommand {
 #[derive(Debug, Subcommand)]
 enum Part {
     Seam(seam::SeamOptions),
+    Real(real::RealOptions),
     Leavers(leavers::LeaversOptions),
     Streams(streams::StreamsOptions),
 }
@@ -41,6 +43,7 @@ impl Part {
     fn all() -> Vec<Self> {
         vec![
             Part::Seam(Default::default()),
+            Part::Real(Default::default()),
             Part::Leavers(Default::default()),
             Part::Streams(Default::default()),
         ]
@@ -49,6 +52,7 @@ impl Part {
     async fn run(self) -> Result<Section> {
         match self {
             Part::Seam(options) => Ok(seam::run(&options).await?.section()),
+            Part::Real(options) => Ok(real::run(&options).await?.section()),
             Part::Leavers(options) => Ok(leavers::run(&options).await?.section()),
             Part::Streams(options) => Ok(streams::run(&options).await?.section()),
         }

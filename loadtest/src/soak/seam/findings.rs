@@ -56,7 +56,8 @@ impl Findings {
 
     pub fn take(&mut self, played: Played) {
         let route = played.case.route;
-        let flaws = played.told.flaws(route);
+        let mut flaws = played.told.flaws(route);
+        flaws.extend(played.told.changes("created"));
         let verdict = played.told.compare(&played.undisturbed);
         let kind = played
             .case

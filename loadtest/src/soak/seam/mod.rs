@@ -51,7 +51,9 @@ impl Default for SeamOptions {
 
 /// The endpoint under test. What it is generous with (attempts, resumptions) is bounded elsewhere; here every stream breaks.
 const ENDPOINT: &str = "retry_attempts: 10
-timeouts: {between_bytes: 1, first_byte: 20}
+retry_budget: 1
+resume_times: 10
+timeouts: {silence: 1, first_byte: 3}
 ";
 
 /// Everything that takes part; ends with this value.
