@@ -2,10 +2,11 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ENGINE ?= llamacpp
+SECONDS := 600
 TOOLS := $(CURDIR)/.tidegate/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run build test bench lint scenario soak needs-build needs-test needs-bench needs-deny
+.PHONY: help run build test bench lint scenario soak fuzz needs-build needs-test needs-bench needs-deny
 
 help:
 	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
@@ -14,6 +15,7 @@ help:
 	@echo 'make lint                formatting, clippy, layers, licences and sources of dependencies'
 	@echo 'make bench               CPU time per request and per token beside nginx'
 	@echo 'make scenario            a real trace at 1x, 3x, 0.3x and silence against local workers'
+	@echo 'make fuzz [SECONDS=600]  each fuzz target that long'
 	@echo 'make soak                what must hold under faults and in bulk, whole; takes long'
 
 ifeq ($(ENGINE),fake)
@@ -46,6 +48,9 @@ scenario: build
 
 soak: build
 	target/release/loadtest soak
+
+fuzz: needs-build
+	loadtest/fuzz $(SECONDS)
 
 lint: needs-build needs-deny
 	cargo fmt --all --check

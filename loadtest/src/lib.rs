@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod fakes;
+pub mod fuzz;
 pub mod harness;
 pub mod replay;
 pub mod scenario;
