@@ -210,7 +210,21 @@ impl Told {
                 shown(&theirs)
             ));
         }
-        let (ours, theirs) = (self.without_chance(), undisturbed.without_chance());
+        let (mut ours, mut theirs) = (self.without_chance(), undisturbed.without_chance());
+        // TGI tells the prompt's tokens in its last event only. Where a stop sequence that lies across the seam makes
+        // another event the last, nobody has told them.
+        let untold = |events: &[Value]| {
+            events
+                .last()
+                .is_some_and(|last| last["details"].get("input_length").is_none())
+        };
+        if untold(&ours) {
+            for last in [ours.last_mut(), theirs.last_mut()].into_iter().flatten() {
+                if let Some(details) = last.get_mut("details").and_then(Value::as_object_mut) {
+                    details.remove("input_length");
+                }
+            }
+        }
         match ours
             .iter()
             .zip(&theirs)

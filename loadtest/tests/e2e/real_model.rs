@@ -34,9 +34,9 @@ async fn real_gateway() -> Gateway {
     Gateway::start(config).await.expect("the gateway starts")
 }
 
-/// One test, so that two models do not fight for two cores.
 #[tokio::test]
 async fn a_real_model_answers_through_all_interfaces_from_zero_and_goes_back_to_zero() {
+    let _alone = ONE_MODEL.lock().await;
     let gateway = real_gateway().await;
     let base = gateway.base_url.clone();
     let prompt =

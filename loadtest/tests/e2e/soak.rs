@@ -1,8 +1,11 @@
 //! Short versions of `loadtest soak`; the whole runs by `make soak`.
 
 use loadtest::soak::leavers::{self, LeaversOptions};
+use loadtest::soak::real::{self, RealOptions};
 use loadtest::soak::seam::{self, SeamOptions};
 use loadtest::soak::streams::{self, StreamsOptions};
+
+use crate::support::ONE_MODEL;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "streams are not continued on another worker yet"]
@@ -17,6 +20,21 @@ async fn disturbed_streams_equal_the_undisturbed_byte_for_byte() {
     let section = findings.section();
     assert!(section.complaints.is_empty(), "{section}");
     assert!(findings.struck() > 140, "{section}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a frozen worker's stream may still end with an error"]
+async fn a_real_models_streams_outlive_their_workers() {
+    let _alone = ONE_MODEL.lock().await;
+    let options = RealOptions {
+        count: 9,
+        tokens: 24,
+        leavers: 3,
+        ..RealOptions::default()
+    };
+    let findings = real::run(&options).await.expect("the stage stands");
+    let section = findings.section();
+    assert!(section.complaints.is_empty(), "{section}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// Longest a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Held by tests with a real model, so that two do not fight for two cores.
+pub static ONE_MODEL: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 pub const SERVER: &str = "scaler_interval: 0.1\ngrace_period: 5\nlocal_market: {slots: 8}\n";
 
 /// An endpoint `fake` of local stand-in workers; `more` are further top-level keys.
