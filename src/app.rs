@@ -103,6 +103,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         DecisionLog::open(&decisions_path).with_context(|| decisions_path.display().to_string())?;
     let decisions = Arc::new(decisions);
     let fleet = Fleet::new(&endpoints);
+    fleet.set_predecessor(taking.is_some());
     let local = LocalMarket::new(LocalMarketSettings {
         dir: settings.state_dir.join("local"),
         slots: settings.local_market.slots,
@@ -155,7 +156,6 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         paths,
         predecessor: Mutex::new(taking.map(Taking::attendable)),
         learned,
-        has_predecessor: Arc::default(),
         end: Arc::default(),
     };
     let admin = Admin {

@@ -2,7 +2,6 @@
 //! process takes over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,8 +49,6 @@ pub(super) struct Control {
     /// The process taken over from, until it is told that this one serves.
     pub(super) predecessor: Mutex<Option<Predecessor>>,
     pub(super) learned: Learned,
-    /// The predecessor still finishes what it has; its requests count as ours.
-    pub(super) has_predecessor: Arc<AtomicBool>,
     /// Ends the server as a signal would.
     pub(super) end: Arc<Notify>,
 }
@@ -211,7 +208,6 @@ impl Control {
     }
 
     async fn succeed(&self, predecessor: Predecessor) {
-        self.has_predecessor.store(true, SeqCst);
         let attending = match predecessor.confirm(Arc::clone(&self.fleet)).await {
             Ok(attending) => attending,
             Err(error) => {
@@ -219,10 +215,10 @@ impl Control {
                 std::process::exit(1);
             }
         };
-        let has_predecessor = Arc::clone(&self.has_predecessor);
+        let fleet = Arc::clone(&self.fleet);
         tokio::spawn(async move {
             attending.await;
-            has_predecessor.store(false, SeqCst);
+            fleet.set_predecessor(false);
         });
     }
 
@@ -271,7 +267,7 @@ impl Control {
         let mut last_seen = Instant::now();
         while last_seen.elapsed() < quiet {
             tokio::time::sleep(LOOK_EVERY).await;
-            if self.fleet.requests_under_way() > 0 || self.has_predecessor.load(SeqCst) {
+            if self.fleet.requests_under_way() > 0 || self.fleet.has_predecessor() {
                 last_seen = Instant::now();
             }
         }

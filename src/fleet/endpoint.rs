@@ -144,7 +144,7 @@ impl EndpointFleet {
         drop(waiting);
     }
 
-    /// Nobody is served or held any more; the workers are left as they are.
+    /// Nobody is served or held any more, and who is served now is told so; the workers are left as they are.
     pub(super) fn close(&self) {
         let waiting = {
             let mut room = self.room.lock();
@@ -152,6 +152,9 @@ impl EndpointFleet {
             room.close()
         };
         drop(waiting);
+        for worker in self.workers().iter() {
+            worker.end_requests();
+        }
     }
 
     /// Left the configuration: takes no requests, its workers are being released.

@@ -42,6 +42,7 @@ pub struct Fleet {
     wake: Arc<Notify>,
     under_way: Arc<AtomicUsize>,
     leaving: AtomicBool,
+    has_predecessor: AtomicBool,
 }
 
 /// Counts a request from its first byte to its last.
@@ -60,6 +61,7 @@ impl Fleet {
             wake: Arc::new(Notify::new()),
             under_way: Arc::default(),
             leaving: AtomicBool::new(false),
+            has_predecessor: AtomicBool::new(false),
         };
         fleet.replace_settings(endpoints);
         Arc::new(fleet)
@@ -96,6 +98,15 @@ impl Fleet {
 
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Relaxed)
+    }
+
+    /// The process this one took over from still finishes what it has.
+    pub fn has_predecessor(&self) -> bool {
+        self.has_predecessor.load(Relaxed)
+    }
+
+    pub fn set_predecessor(&self, there: bool) {
+        self.has_predecessor.store(there, Relaxed);
     }
 
     /// No request is waited for any longer: those that wait are refused, and no new one may.

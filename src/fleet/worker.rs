@@ -132,6 +132,11 @@ impl Worker {
         self.evictor.say(Eviction::Movable);
     }
 
+    /// Nobody is waited for any longer.
+    pub(super) fn end_requests(&self) {
+        self.evictor.say(Eviction::All);
+    }
+
     /// Returns when requests of this kind have to leave the worker.
     pub async fn evicted(&self, kind: Eviction) {
         self.evictor.said(kind).await;

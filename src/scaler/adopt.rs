@@ -111,6 +111,8 @@ impl Scaler {
             Some(endpoint) if kind == MarketKind::Fixed => {
                 self.take_in(&endpoint, &instance, listed_at);
             }
+            // An upgrade may have taken an endpoint away whose last streams still run under the old process.
+            _ if self.fleet.has_predecessor() => {}
             // Rented machines are known from the ledger. One that is not in it has no group, no
             // price and no history: it is ended rather than guessed about.
             _ => self.destroy_unknown(kind, market, instance),

@@ -321,3 +321,36 @@ async fn a_request_still_held_when_the_grace_period_is_over_is_told_so() {
     assert_eq!(status, 503, "{body}");
     assert!(body["error"]["message"].is_string(), "{body}");
 }
+
+#[tokio::test]
+async fn a_stream_longer_than_the_grace_period_ends_with_the_error_event_of_its_interface() {
+    let config = ConfigDir::new("scaler_interval: 0.1\ngrace_period: 0.5\n").expect("config");
+    config
+        .write_endpoint(
+            "fake",
+            &local_endpoint("min_load: 1\nmax_workers: 1", "--a-ms 100"),
+        )
+        .expect("an endpoint file");
+    let mut gateway = Gateway::start(config).await.expect("a gateway");
+    wait_fleet(&gateway, "a worker", |fleet| phases(fleet) == ["ready"]).await;
+    let openai = format!("{}/v1/chat/completions", gateway.base_url);
+    let tgi = format!("{}/generate_stream", gateway.base_url);
+    let whole = format!("{}/generate", gateway.base_url);
+    let openai = tokio::spawn(async move { events(post(&openai, &chat(2_000, true)).await).await });
+    let tgi = tokio::spawn(async move { events(post(&tgi, &generate(2_000)).await).await });
+    let whole = tokio::spawn(async move { post_json(&whole, &generate(2_000)).await });
+    wait_fleet(&gateway, "they run", |fleet| in_flight(fleet) == 3).await;
+    let status = gateway.child.stop(PATIENCE).await.expect("an end");
+    assert_eq!(status.code(), Some(0), "{}", gateway.child.log_tail());
+    let events = openai.await.expect("joined").expect("not cut");
+    let last = events.last().expect("events").json();
+    assert!(last["error"]["message"].is_string(), "{last}");
+    let events = tgi.await.expect("joined").expect("not cut");
+    let last = events.last().expect("events").json();
+    assert!(last["error"].is_string(), "{last}");
+    let (status, body) = whole.await.expect("answered");
+    assert!(
+        status >= 500 && body["error"].is_string(),
+        "{status} {body}"
+    );
+}
