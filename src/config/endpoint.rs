@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::groups;
 use super::keys::{self, KeyList};
 use super::section::{Reader, Section, as_written, shown};
 use super::tree::{NOTHING, Node};
+use super::{groups, routes};
 use crate::domain::{
     Endpoint, EndpointName, HedgeSettings, RequestLimits, ResumeMode, ResumeSettings,
     RetrySettings, RoutingSettings, ScalingSettings, TimeLimits, TokensPerSecond, WaitingSettings,
@@ -97,6 +97,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     let limits = RequestLimits {
         max_new_tokens: s.count("max_new_tokens", 131_072, 1..=10_000_000),
     };
+    let passage = routes::read(&s);
     let times = times(&s);
     let (market, groups) = groups::read(&s);
     let keys = keys::read(&s, false);
@@ -111,6 +112,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
         resume,
         hedge,
         limits,
+        passage,
         times,
         groups,
     });

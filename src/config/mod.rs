@@ -6,6 +6,7 @@ mod groups;
 mod keys;
 mod market;
 mod mistakes;
+mod routes;
 mod section;
 mod server;
 #[cfg(test)]

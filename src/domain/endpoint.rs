@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointName, GroupName, ResumeSettings, Secret, TokensPerSecond, UsdPerHour};
+use super::{
+    EndpointName, GroupName, PassageSettings, ResumeSettings, Secret, TokensPerSecond, UsdPerHour,
+};
 
 /// One model service: a name, its limits and the groups of workers behind it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,6 +24,7 @@ pub struct Endpoint {
     pub resume: ResumeSettings,
     pub hedge: HedgeSettings,
     pub limits: RequestLimits,
+    pub passage: PassageSettings,
     pub times: TimeLimits,
     /// Never empty. A fixed market has one group.
     pub groups: Vec<WorkerGroup>,

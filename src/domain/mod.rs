@@ -5,6 +5,7 @@ mod choice;
 mod client;
 mod endpoint;
 mod ids;
+mod passage;
 mod plan;
 mod rental;
 mod request;
@@ -22,6 +23,7 @@ pub use endpoint::{
     WaitingSettings, WorkerGroup,
 };
 pub use ids::{ClientKey, EndpointName, GroupName, InstallationId, InstanceId, OfferId, WorkerId};
+pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};
 pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};
 pub use rental::{Instance, InstanceState, Offer, Rental, RentalLabel, RentalState};
 pub use request::{Api, PredictedCost, RequestShape};

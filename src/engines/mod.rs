@@ -12,6 +12,7 @@ mod obstacle;
 mod openai;
 mod prompt;
 mod resume;
+mod routes;
 mod seam;
 mod sse;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use errors::{
 };
 pub use json::{JsonError, JsonObject};
 pub use resume::{end_at_limit, is_at_limit, resume};
+pub use routes::builtin_routes;
 pub use sse::{EVENT_BYTES_MAX, EventSplitter, EventTooLong, Events, event_data};
 pub use transcript::Transcript;
 

@@ -49,6 +49,7 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
             share: 0.0,
             after_min: second,
         },
+        passage: PassageSettings::default(),
         limits: RequestLimits {
             max_new_tokens: 1_000,
         },

@@ -7,6 +7,7 @@ pub mod cost;
 pub mod hedge;
 pub mod lifecycle;
 pub mod limits;
+pub mod passing;
 pub mod queueing;
 pub mod resume;
 pub mod retry;

@@ -83,7 +83,12 @@ impl Gateway {
 }
 
 impl Gateway {
-    fn count_failed(&self, endpoint: &EndpointFleet, worker: &WorkerId, failure: AttemptFailure) {
+    pub(super) fn count_failed(
+        &self,
+        endpoint: &EndpointFleet,
+        worker: &WorkerId,
+        failure: AttemptFailure,
+    ) {
         let cause = match failure {
             AttemptFailure::StaleConnection => "stale_connection",
             AttemptFailure::Broken => "broken",
@@ -99,7 +104,7 @@ impl Gateway {
             .inc();
     }
 
-    fn count_retry(&self, endpoint: &EndpointFleet, outcome: &str) {
+    pub(super) fn count_retry(&self, endpoint: &EndpointFleet, outcome: &str) {
         self.metrics
             .retries
             .with_label_values(&[endpoint.name.as_str(), outcome])

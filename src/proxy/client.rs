@@ -8,11 +8,14 @@ use pingora::proxy::Session;
 #[derive(Debug)]
 pub(super) struct ClientLeft;
 
-/// Runs `work` until it is done or the client leaves. The request's body must have been read before.
+/// Runs `work` until it is done or the client leaves. While a body is not read to its end, nothing tells that.
 pub(super) async fn while_connected<T>(
     session: &mut Session,
     work: impl Future<Output = T>,
 ) -> Result<T, ClientLeft> {
+    if !session.downstream_session.is_body_done() {
+        return Ok(work.await);
+    }
     tokio::pin!(work);
     tokio::select! {
         biased;

@@ -16,7 +16,7 @@ use crate::fleet::Contact;
 use crate::policy::retry::AttemptFailure;
 
 /// Connections to workers are kept this long for the next request.
-const KEEP_IDLE: Duration = Duration::from_secs(30);
+pub(super) const KEEP_IDLE: Duration = Duration::from_secs(30);
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -160,7 +160,7 @@ async fn close(http: &mut HttpSession) {
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, http.shutdown()).await;
 }
 
-fn peer(contact: &Contact, times: &TimeLimits) -> HttpPeer {
+pub(super) fn peer(contact: &Contact, times: &TimeLimits) -> HttpPeer {
     let mut peer = HttpPeer::new(contact.address, false, String::new());
     // The pool must not mix processes that had the same address one after the other.
     peer.group_key = contact.incarnation;
@@ -171,7 +171,7 @@ fn peer(contact: &Contact, times: &TimeLimits) -> HttpPeer {
     peer
 }
 
-fn failure(error: &Error, reused: bool) -> AttemptFailure {
+pub(super) fn failure(error: &Error, reused: bool) -> AttemptFailure {
     match error.etype() {
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => AttemptFailure::TimedOut,
         _ if reused => AttemptFailure::StaleConnection,

@@ -76,7 +76,7 @@ async fn read_all(
     Ok(body.freeze())
 }
 
-async fn next(session: &mut Session) -> Result<Option<Bytes>, BodyError> {
+pub(super) async fn next(session: &mut Session) -> Result<Option<Bytes>, BodyError> {
     session
         .downstream_session
         .read_request_body()
@@ -84,7 +84,7 @@ async fn next(session: &mut Session) -> Result<Option<Bytes>, BodyError> {
         .map_err(|_| BodyError::Broken)
 }
 
-fn announced_length(session: &Session) -> Option<u64> {
+pub(super) fn announced_length(session: &Session) -> Option<u64> {
     session
         .get_header(header::CONTENT_LENGTH)?
         .to_str()

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use pingora::proxy::Session;
 
+use super::authorize::Caller;
 use super::gaps::Gaps;
-use crate::domain::{ClientKey, EndpointName, PredictedCost, RequestShape, WorkerId};
+use crate::domain::{EndpointName, PathPattern, PredictedCost, RequestShape, WorkerId};
 use crate::telemetry::{AccessLine, AccessLog, now};
 
 /// A path of a client's making is shown no longer than this.
 const PATH_CHARS_MAX: usize = 200;
+
+/// How a request ended of which no phase said so.
+const UNSAID: &str = "aborted";
 
 /// A handle; clones speak of the same request.
 #[derive(Clone)]
@@ -39,7 +43,7 @@ impl Record {
         let line = AccessLine {
             time,
             arrived_ms: time.as_millis(),
-            outcome: "aborted",
+            outcome: UNSAID,
             ..AccessLine::default()
         };
         Self(Arc::new(Shared {
@@ -70,8 +74,9 @@ impl Record {
         self.notes().line.route = route.to_owned();
     }
 
-    pub(super) fn key(&self, name: &ClientKey) {
-        self.notes().line.key = Some(name.to_string());
+    pub(super) fn caller(&self, caller: &Caller) {
+        let name = caller.key.as_ref().map(|_| caller.client.to_string());
+        self.notes().line.key = name;
     }
 
     pub(super) fn endpoint(&self, name: &EndpointName) {
@@ -87,6 +92,15 @@ impl Record {
         line.predicted_prompt_tokens = Some(predicted.prompt_tokens);
         line.predicted_output_tokens = Some(predicted.output_tokens);
         line.predicted_cost = Some(predicted.total.0);
+    }
+
+    /// The route it passes by.
+    pub(super) fn passes(&self, pattern: &PathPattern) {
+        self.route(&pattern.to_string());
+    }
+
+    pub(super) fn predicted(&self, cost: &PredictedCost) {
+        self.notes().line.predicted_cost = Some(cost.total.0);
     }
 
     /// Time in the waiting room; adds up over attempts.
@@ -147,6 +161,14 @@ impl Record {
     pub(super) fn ended(&self, session: &Session) {
         let mut notes = self.notes();
         notes.ended = Some(Instant::now());
+        if let (UNSAID, Some(head)) = (notes.line.outcome, session.response_written()) {
+            // The gateway's own routes.
+            notes.line.outcome = if head.status.as_u16() < 400 {
+                "ok"
+            } else {
+                "client_error"
+            };
+        }
         notes.line.status = session.response_written().map(|head| head.status.as_u16());
         notes.line.request_bytes = session.body_bytes_read();
         notes.line.response_bytes = session.body_bytes_sent();

@@ -1,5 +1,6 @@
 //! Answers the gateway gives itself.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ pub(super) struct Refusal {
     pub(super) message: String,
     pub(super) param: Option<&'static str>,
     pub(super) retry_after: Option<Duration>,
-    pub(super) allow: Option<&'static str>,
+    pub(super) allow: Option<Cow<'static, str>>,
 }
 
 impl Refusal {
@@ -47,8 +48,8 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
     if let Some(after) = refusal.retry_after {
         header.insert_header(header::RETRY_AFTER, whole_seconds(after).to_string())?;
     }
-    if let Some(allow) = refusal.allow {
-        header.insert_header(header::ALLOW, allow)?;
+    if let Some(allow) = &refusal.allow {
+        header.insert_header(header::ALLOW, allow.as_ref())?;
     }
     if status == 401 {
         header.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;

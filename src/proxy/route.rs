@@ -7,21 +7,20 @@ use crate::domain::Api;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     /// A generation; `endpoint` where the path names one.
-    Generation {
-        api: Api,
-        endpoint: Option<&'a str>,
-    },
+    Generation { api: Api, endpoint: Option<&'a str> },
     /// The list of models; of one endpoint where the path names it.
-    Models {
-        endpoint: Option<&'a str>,
-    },
+    Models { endpoint: Option<&'a str> },
     /// The gateway itself is up.
     Health,
     WrongMethod {
         api: Option<Api>,
         allow: &'static str,
     },
-    Unknown,
+    /// Not the gateway's own: perhaps a route of the endpoint's workers. `endpoint` where the path names one.
+    Other {
+        endpoint: Option<&'a str>,
+        path: &'a str,
+    },
 }
 
 /// `known` tells whether a path segment is an endpoint's name.
@@ -41,7 +40,14 @@ pub(super) fn classify<'a>(
     match target(tail) {
         // A bare word is an endpoint only if it is one; `/typo` is an unknown route.
         Some(target) if tail != "/" || known(first) => with_method(method, target, Some(first)),
-        _ => Route::Unknown,
+        _ if known(first) => Route::Other {
+            endpoint: Some(first),
+            path: tail,
+        },
+        _ => Route::Other {
+            endpoint: None,
+            path,
+        },
     }
 }
 
@@ -93,6 +99,10 @@ mod tests {
         );
     }
 
+    fn other<'a>(endpoint: Option<&'a str>, path: &'a str) -> Route<'a> {
+        Route::Other { endpoint, path }
+    }
+
     fn generation(api: Api, endpoint: Option<&str>) -> Route<'_> {
         Route::Generation { api, endpoint }
     }
@@ -124,9 +134,19 @@ mod tests {
             "/typo/generate",
             generation(Api::Generate, Some("typo")),
         );
-        check("POST", "/typo", Route::Unknown);
-        check("POST", "/llama/generate/more", Route::Unknown);
-        check("GET", "/v1", Route::Unknown);
+        check("POST", "/typo", other(None, "/typo"));
+        check("GET", "/v1", other(None, "/v1"));
+    }
+
+    #[test]
+    fn what_is_not_the_gateways_own_may_be_the_workers() {
+        check(
+            "POST",
+            "/llama/generate/more",
+            other(Some("llama"), "/generate/more"),
+        );
+        check("GET", "/llama/ws", other(Some("llama"), "/ws"));
+        check("POST", "/tokenize", other(None, "/tokenize"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
+use super::pass::{self, Passing};
 use super::record::Record;
 use super::relay::CLIENT_WRITE_TIMEOUT;
 use super::respond::{self, Refusal};
@@ -21,11 +22,12 @@ use crate::engines::ErrorKind;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Gateway {
+    /// Answers, or finds what passes through Pingora's own phases.
     pub(super) async fn serve(
         &self,
         session: &mut Session,
         record: &Record,
-    ) -> pingora::Result<()> {
+    ) -> pingora::Result<Option<Box<Passing>>> {
         let client = &mut session.downstream_session;
         client.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
         client.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
@@ -35,7 +37,11 @@ impl Gateway {
         }
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
-        match classify(&method, &path, |name| self.fleet.endpoint(name).is_some()) {
+        let known = |name: &str| self.fleet.endpoint(name).is_some();
+        let answered = match classify(&method, &path, known) {
+            Route::Other { endpoint, path } => {
+                return self.pass(session, record, endpoint, path).await;
+            }
             Route::Generation { api, endpoint } => {
                 self.generation(session, record, api, endpoint).await
             }
@@ -57,15 +63,11 @@ impl Gateway {
                     ErrorKind::MethodNotAllowed,
                     format!("{path} takes {allow}"),
                 );
-                refusal.allow = Some(allow);
+                refusal.allow = Some(allow.into());
                 respond::refuse(session, &refusal).await
             }
-            Route::Unknown => {
-                let refusal =
-                    Refusal::new(None, ErrorKind::UnknownRoute, format!("no route {path}"));
-                respond::refuse(session, &refusal).await
-            }
-        }
+        };
+        answered.map(|()| None)
     }
 
     async fn models(&self, session: &mut Session, endpoint: Option<&str>) -> pingora::Result<()> {
@@ -118,37 +120,62 @@ impl Gateway {
         };
         let (outcome, end) = match result {
             Ok(()) => (Outcome::Ok, Ok(())),
-            Err(Stop::Refused(refusal, outcome)) => {
-                (outcome, respond::refuse(session, &refusal).await)
-            }
-            Err(Stop::Answer { status, body }) => {
-                let outcome = if status < 500 {
-                    Outcome::ClientError
-                } else {
-                    Outcome::UpstreamFailed
-                };
-                (outcome, respond::json(session, status, body).await)
-            }
-            Err(Stop::Broken { .. } | Stop::CutShort) => (Outcome::CutShort, Ok(())),
-            Err(Stop::ClientLeft) => (Outcome::ClientLeft, Err(client_left())),
+            Err(stop) => (stop.outcome(), answer(session, stop).await),
         };
         record.outcome(outcome.as_str(), None);
-        self.count(name.as_ref(), api, outcome, began);
+        self.count(name.as_ref(), api.as_str(), outcome, began);
         end
     }
 
-    fn count(&self, endpoint: Option<&EndpointName>, api: Api, outcome: Outcome, began: Instant) {
+    /// A route of the endpoint's workers.
+    async fn pass(
+        &self,
+        session: &mut Session,
+        record: &Record,
+        endpoint: Option<&str>,
+        path: &str,
+    ) -> pingora::Result<Option<Box<Passing>>> {
+        let began = Instant::now();
+        record.route(pass::LABEL);
+        match self.pass_begin(session, record, endpoint, path).await {
+            Ok(passing) => Ok(Some(passing)),
+            Err(stop) => {
+                let outcome = stop.outcome();
+                record.outcome(outcome.as_str(), None);
+                self.count(None, pass::LABEL, outcome, began);
+                answer(session, stop).await.map(|()| None)
+            }
+        }
+    }
+
+    pub(super) fn count(
+        &self,
+        endpoint: Option<&EndpointName>,
+        api: &str,
+        outcome: Outcome,
+        began: Instant,
+    ) {
         let name = endpoint.map_or("", EndpointName::as_str);
         self.metrics
             .requests
-            .with_label_values(&[name, api.as_str(), outcome.as_str()])
+            .with_label_values(&[name, api, outcome.as_str()])
             .inc();
         if outcome == Outcome::Ok {
             self.metrics
                 .request_seconds
-                .with_label_values(&[name, api.as_str()])
+                .with_label_values(&[name, api])
                 .observe(began.elapsed().as_secs_f64());
         }
+    }
+}
+
+/// Tells the client why it gets no answer of a worker, or no more of it.
+pub(super) async fn answer(session: &mut Session, stop: Stop) -> pingora::Result<()> {
+    match stop {
+        Stop::Refused(refusal, _) => respond::refuse(session, &refusal).await,
+        Stop::Answer { status, body } => respond::json(session, status, body).await,
+        Stop::Broken { .. } | Stop::CutShort => Ok(()),
+        Stop::ClientLeft => Err(client_left()),
     }
 }
 

@@ -81,6 +81,16 @@ impl Stop {
             Stop::ClientLeft | Stop::CutShort => None,
         }
     }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Stop::Refused(_, outcome) => *outcome,
+            Stop::Answer { status, .. } if *status < 500 => Outcome::ClientError,
+            Stop::Answer { .. } => Outcome::UpstreamFailed,
+            Stop::Broken { .. } | Stop::CutShort => Outcome::CutShort,
+            Stop::ClientLeft => Outcome::ClientLeft,
+        }
+    }
 }
 
 impl From<ClientLeft> for Stop {
@@ -89,13 +99,13 @@ impl From<ClientLeft> for Stop {
     }
 }
 
-pub(super) fn bad_request(api: Api, error: &BadRequest) -> Stop {
-    let mut refusal = Refusal::new(Some(api), ErrorKind::BadRequest, error.message.clone());
+pub(super) fn bad_request(api: impl Into<Option<Api>>, error: &BadRequest) -> Stop {
+    let mut refusal = Refusal::new(api.into(), ErrorKind::BadRequest, error.message.clone());
     refusal.param = error.param;
     Stop::Refused(refusal, Outcome::ClientError)
 }
 
-pub(super) fn body_stop(api: Api, error: BodyError) -> Stop {
+pub(super) fn body_stop(api: impl Into<Option<Api>>, error: BodyError) -> Stop {
     let (kind, message) = match error {
         BodyError::TooLarge { bytes_max } => (
             ErrorKind::BodyTooLarge,
@@ -107,24 +117,36 @@ pub(super) fn body_stop(api: Api, error: BodyError) -> Stop {
         ),
         BodyError::Broken => return Stop::ClientLeft,
     };
-    Stop::Refused(Refusal::new(Some(api), kind, message), Outcome::ClientError)
+    Stop::Refused(
+        Refusal::new(api.into(), kind, message),
+        Outcome::ClientError,
+    )
 }
 
-pub(super) fn upstream_stop(api: Api, failure: AttemptFailure, why: &str) -> Stop {
+pub(super) fn upstream_stop(
+    api: impl Into<Option<Api>>,
+    failure: AttemptFailure,
+    why: &str,
+) -> Stop {
     let kind = match failure {
         AttemptFailure::TimedOut => ErrorKind::UpstreamTimeout,
         _ => ErrorKind::UpstreamFailed,
     };
     let message = format!("no answer: {why}");
     Stop::Refused(
-        Refusal::new(Some(api), kind, message),
+        Refusal::new(api.into(), kind, message),
         Outcome::UpstreamFailed,
     )
 }
 
 /// `last` is what the last worker said, if one was asked.
-pub(super) fn not_admitted(api: Api, not: NotAdmitted, last: Option<Stop>) -> Stop {
-    let refuse = |kind, message: String| Refusal::new(Some(api), kind, message);
+pub(super) fn not_admitted(
+    api: impl Into<Option<Api>>,
+    not: NotAdmitted,
+    last: Option<Stop>,
+) -> Stop {
+    let api = api.into();
+    let refuse = |kind, message: String| Refusal::new(api, kind, message);
     let refusal = match not {
         NotAdmitted::ClientLeft => return Stop::ClientLeft,
         NotAdmitted::AllTried => {

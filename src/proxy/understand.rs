@@ -47,7 +47,7 @@ impl Gateway {
     ) -> Result<Request, Stop> {
         let settings = self.settings.load_full();
         let mut admitted = self.let_in(session, Some(api), &settings.keys)?;
-        record.key(&admitted.caller.client);
+        record.caller(&admitted.caller);
         if let Some(named) = endpoint.and_then(|name| self.fleet.endpoint(name)) {
             self.may_call(&admitted.caller, Some(api), &named.name, &settings.keys)?;
         }

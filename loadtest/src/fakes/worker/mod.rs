@@ -9,6 +9,7 @@ mod engine;
 mod fault;
 mod law;
 mod openai;
+mod others;
 mod plan;
 mod routes;
 mod text;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 pub use args::Args;
 pub use batch::Figures;
 pub use law::{IterationLoad, PREFILL_CHUNK, SpeedLaw};
+pub use others::sum as body_sum;
 
 use connection::{BreakableListener, Breaker};
 use engine::Engine;

@@ -20,6 +20,7 @@ use super::connection::Breaker;
 use super::engine::{Engine, Job, Ticket};
 use super::fault::{Control, Fault, Order};
 use super::openai::{self, OpenAi};
+use super::others;
 use super::plan::FaultPlan;
 use super::text::{Context, Limits, Script};
 use super::tgi::{self, Tgi};
@@ -65,6 +66,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/control", get(show_control).post(give_order))
+        .merge(others::router())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shared)
 }
