@@ -3,6 +3,7 @@
 
 mod passed;
 mod requests;
+mod resumed;
 mod robust;
 mod translated;
 
