@@ -38,11 +38,18 @@ pub struct Ending {
 pub enum ReadError {
     #[error(transparent)]
     EventTooLong(#[from] EventTooLong),
-    /// Only where an answer is translated; what is passed through need not be understood.
+    /// What is passed through need only be JSON.
     #[error("the worker's answer was not understood: {0}")]
     NotUnderstood(String),
     #[error("the worker's answer is longer than any answer may be")]
     TooLong,
+}
+
+impl ReadError {
+    pub(super) fn not_understood(data: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(data);
+        ReadError::NotUnderstood(text.chars().take(200).collect())
+    }
 }
 
 #[derive(Debug)]
@@ -78,6 +85,8 @@ pub(super) struct Tally {
     pub error: Option<String>,
     /// The engine's event that reported the error.
     pub error_event: Option<Bytes>,
+    /// The error is that nobody can read what it said.
+    pub garbled: bool,
 }
 
 impl Tally {
@@ -89,6 +98,15 @@ impl Tally {
             .filter(|usage| (self.tokens..=most).contains(usage) && !self.stopped)
             .unwrap_or(self.tokens);
         self.before.saturating_add(own)
+    }
+
+    /// An event that is no JSON breaks the stream; one of another shape may be something new.
+    pub fn is_garbled_by(&mut self, data: &[u8]) -> bool {
+        if serde_json::from_slice::<IgnoredAny>(data).is_err() {
+            self.error = Some("the worker sent what is no event".to_owned());
+            self.garbled = true;
+        }
+        self.garbled
     }
 
     /// What an engine says of its prompt, which for a stream that is gone on with holds the text given before.
@@ -199,6 +217,9 @@ impl AnswerReader {
 
     /// The whole body of an unstreamed answer, and what the client gets for it.
     pub fn answer(&mut self, body: Bytes) -> Result<(Bytes, Ending), ReadError> {
+        if serde_json::from_slice::<IgnoredAny>(&body).is_err() {
+            return Err(ReadError::not_understood(&body));
+        }
         let body = match &mut self.form {
             Form::Generate(meter) => meter.answer(body, &mut self.tally),
             Form::OpenAi(meter) => meter.answer(body, &mut self.tally),
@@ -249,7 +270,7 @@ impl AnswerReader {
         };
         if self.tally.error.is_some() {
             // Another worker may go on; if none can, this is how the stream ends.
-            self.tally.error_event = Some(Bytes::copy_from_slice(frame));
+            self.tally.error_event = (!self.tally.garbled).then(|| Bytes::copy_from_slice(frame));
             return Seen {
                 tokens: 0,
                 gets: Gets::Nothing,

@@ -57,6 +57,7 @@ fn name_model(body: &mut JsonObject, engine: EngineKind, call: &Call, served_mod
 
 #[derive(Debug)]
 pub(super) struct OpenAiMeter {
+    engine: EngineKind,
     api: Api,
     /// The client asked for the usage at the end.
     usage_wanted: bool,
@@ -95,6 +96,7 @@ impl OpenAiMeter {
             _ => None,
         };
         Self {
+            engine,
             api: call.api,
             usage_wanted: call.usage_wanted,
             usage_always_wanted,
@@ -146,6 +148,9 @@ impl OpenAiMeter {
             return Seen::default();
         }
         let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(data) else {
+            if tally.is_garbled_by(data) {
+                return Seen::default();
+            }
             transcript.hinder(Obstacle::NotUnderstood);
             return Seen::default();
         };
@@ -263,7 +268,8 @@ impl OpenAiMeter {
             if tally.before > 0 {
                 self.total_usage(chunk, tally);
             }
-        } else if self.usage_wanted {
+        } else if self.usage_wanted && self.engine == EngineKind::Vllm {
+            // As it is where the usage comes at the end only.
             chunk.set("usage", Value::Null);
         } else {
             chunk.remove("usage");

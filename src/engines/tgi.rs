@@ -103,6 +103,9 @@ impl GenerateMeter {
 
     pub fn see(&mut self, data: &[u8], tally: &mut Tally, transcript: &mut Transcript) -> Seen {
         let Ok(event) = serde_json::from_slice::<Answer<'_>>(data) else {
+            if tally.is_garbled_by(data) {
+                return Seen::default();
+            }
             transcript.hinder(Obstacle::NotUnderstood);
             return Seen::default();
         };

@@ -171,7 +171,7 @@ impl Translator {
         let mut said = self
             .dialect
             .read_event(data)
-            .ok_or_else(|| not_understood(data))?;
+            .ok_or_else(|| ReadError::not_understood(data))?;
         if let Some(error) = said.error {
             tally.error_event = Some(tgi_stream_error(&error, "generation"));
             tally.error = Some(error);
@@ -252,7 +252,7 @@ impl Translator {
         let whole = self
             .dialect
             .read_answer(body)
-            .ok_or_else(|| not_understood(body))?;
+            .ok_or_else(|| ReadError::not_understood(body))?;
         tally.ended = true;
         tally.tokens = whole.output_tokens;
         tally.prompt_tokens = whole.prompt_tokens;
@@ -315,9 +315,4 @@ fn write_event(out: &mut BytesMut, event: &Event) {
     let written = serde_json::to_writer(out.writer(), event);
     debug_assert!(written.is_ok());
     out.put_slice(b"\n\n");
-}
-
-fn not_understood(data: &[u8]) -> ReadError {
-    let text = String::from_utf8_lossy(data);
-    ReadError::NotUnderstood(text.chars().take(200).collect())
 }

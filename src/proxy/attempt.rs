@@ -11,7 +11,7 @@ use super::forward::{Upstream, in_words, send};
 use super::meter::AnswerMeter;
 use super::stop::{Stop, upstream_stop};
 use super::understand::Request;
-use crate::engines::{self, AnswerReader, Ending, Exchange, Step};
+use crate::engines::{self, AnswerReader, Ending, Exchange, ReadError, Step};
 use crate::fleet::{Claim, Eviction, Worker};
 use crate::policy::retry::AttemptFailure;
 
@@ -202,10 +202,12 @@ async fn whole(upstream: &mut Upstream, reader: &mut AnswerReader) -> Result<Fir
         }
         Err(error) => return Err(failure_of(&error)),
     };
-    let (body, ending) = reader
-        .answer(body)
-        .map_err(|error| (AttemptFailure::Unusable, error.to_string()))?;
-    Ok(First::Whole { body, ending })
+    let (body, ending) = reader.answer(body).map_err(unreadable)?;
+    if ending.complete {
+        Ok(First::Whole { body, ending })
+    } else {
+        Err(not_whole(ending))
+    }
 }
 
 /// What comes before the first token is kept back, so that until then another worker can take over.
@@ -217,10 +219,7 @@ async fn first_token(upstream: &mut Upstream, reader: &mut AnswerReader) -> Resu
         let ended = part.is_none();
         if let Some(part) = part {
             bytes += part.len();
-            let more = reader
-                .push(part)
-                .map_err(|error| (AttemptFailure::Unusable, error.to_string()))?;
-            steps.extend(more);
+            steps.extend(reader.push(part).map_err(unreadable)?);
         }
         if steps.iter().any(|step| step.tokens > 0) || bytes > PRELUDE_BYTES_MAX {
             return Ok(First::Stream { steps, ended });
@@ -231,17 +230,27 @@ async fn first_token(upstream: &mut Upstream, reader: &mut AnswerReader) -> Resu
     }
 }
 
-fn empty(steps: Vec<Step>, mut ending: Ending) -> Result<First, Why> {
+fn empty(steps: Vec<Step>, ending: Ending) -> Result<First, Why> {
     if ending.complete {
-        return Ok(First::Empty { steps, ending });
+        Ok(First::Empty { steps, ending })
+    } else {
+        Err(not_whole(ending))
     }
-    Err(match ending.engine_error.take() {
+}
+
+fn not_whole(ending: Ending) -> Why {
+    match ending.engine_error {
         Some(error) => (AttemptFailure::Status(500), error),
-        None => (
-            AttemptFailure::Broken,
-            "the stream ended before its first token".to_owned(),
-        ),
-    })
+        None => (AttemptFailure::Broken, "its answer is not whole".to_owned()),
+    }
+}
+
+fn unreadable(error: ReadError) -> Why {
+    let failure = match error {
+        ReadError::NotUnderstood(_) => AttemptFailure::Broken,
+        ReadError::EventTooLong(_) | ReadError::TooLong => AttemptFailure::Unusable,
+    };
+    (failure, error.to_string())
 }
 
 fn failure_of(error: &pingora::Error) -> Why {

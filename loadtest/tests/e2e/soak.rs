@@ -8,7 +8,6 @@ use loadtest::soak::streams::{self, StreamsOptions};
 use crate::support::ONE_MODEL;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "streams are not continued on another worker yet"]
 async fn disturbed_streams_equal_the_undisturbed_byte_for_byte() {
     let options = SeamOptions {
         count: 150,
