@@ -2,6 +2,7 @@
 //! ends with figures and with complaints where something that must not happen did; short versions are end-to-end tests.
 
 pub mod ask;
+pub mod change;
 pub mod leavers;
 pub mod real;
 mod report;
@@ -36,6 +37,7 @@ enum Part {
     Real(real::RealOptions),
     Leavers(leavers::LeaversOptions),
     Streams(streams::StreamsOptions),
+    Change(change::ChangeOptions),
 }
 
 impl Part {
@@ -46,6 +48,7 @@ impl Part {
             Part::Real(Default::default()),
             Part::Leavers(Default::default()),
             Part::Streams(Default::default()),
+            Part::Change(Default::default()),
         ]
     }
 
@@ -55,6 +58,7 @@ impl Part {
             Part::Real(options) => Ok(real::run(&options).await?.section()),
             Part::Leavers(options) => Ok(leavers::run(&options).await?.section()),
             Part::Streams(options) => Ok(streams::run(&options).await?.section()),
+            Part::Change(options) => Ok(change::run(&options).await?.section()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Short versions of `loadtest soak`; the whole runs by `make soak`.
 
+use loadtest::soak::change::{self, ChangeOptions};
 use loadtest::soak::leavers::{self, LeaversOptions};
 use loadtest::soak::real::{self, RealOptions};
 use loadtest::soak::seam::{self, SeamOptions};
@@ -59,4 +60,18 @@ async fn hundreds_of_slow_streams_complete() {
     };
     let findings = streams::run(&options).await.expect("the stage stands");
     assert_eq!(findings.complete, 300, "{}", findings.section());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_notices_reloads_and_upgrades_under_load() {
+    let options = ChangeOptions {
+        rounds: 3,
+        at_once: 8,
+        pause_ms: 500,
+        ..ChangeOptions::default()
+    };
+    let findings = change::run(&options).await.expect("the stage stands");
+    let section = findings.section();
+    assert!(section.complaints.is_empty(), "{section}");
+    assert!(findings.answers > 20, "{section}");
 }
