@@ -7,6 +7,7 @@ mod clients;
 mod failures;
 mod first_answer;
 mod keys;
+mod moves;
 mod passthrough;
 mod real_model;
 mod routes;
