@@ -6,7 +6,7 @@ SECONDS := 600
 TOOLS := $(CURDIR)/.tidegate/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run build test bench lint scenario soak fuzz needs-build needs-test needs-bench needs-deny
+.PHONY: help run build test bench bench-choice routing lint scenario soak fuzz needs-build needs-test needs-bench needs-deny
 
 help:
 	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
@@ -14,6 +14,8 @@ help:
 	@echo 'make test                unit, property, layering and end-to-end tests'
 	@echo 'make lint                formatting, clippy, layers, licences and sources of dependencies'
 	@echo 'make bench               CPU time per request and per token beside nginx'
+	@echo 'make bench-choice        time of one choice of a worker among 10 to 10,000'
+	@echo 'make routing [TRACES=..] our choice of workers beside others, in virtual time'
 	@echo 'make scenario            a real trace at 1x, 3x, 0.3x and silence against local workers'
 	@echo 'make fuzz [SECONDS=600]  each fuzz target that long'
 	@echo 'make soak                what must hold under faults and in bulk, whole; takes long'
@@ -43,8 +45,17 @@ test: needs-build needs-test
 bench: build needs-bench
 	target/release/loadtest bench
 
+bench-choice: needs-build
+	cargo build --release -p loadtest
+	target/release/loadtest bench-choice --out docs/results/choice.md
+
 scenario: build
 	target/release/loadtest scenario scaling --out docs/results/scaling-first.md
+
+# Whole traces in TRACES are played where it is given, else the cuts in the repository.
+routing: needs-build
+	cargo build --release -p loadtest
+	target/release/loadtest routing $(if $(TRACES),--traces $(TRACES)) --out docs/results/routing.md
 
 soak: build
 	target/release/loadtest soak

@@ -1,10 +1,13 @@
 //! Load, stand-ins and measurements around a running gateway.
 
 pub mod bench;
+pub mod choice;
 pub mod fakes;
 pub mod fuzz;
 pub mod harness;
 pub mod replay;
+pub mod routing;
 pub mod scenario;
 pub mod soak;
 pub mod trace;
+pub mod yardsticks;

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use loadtest::bench::BenchCommand;
+use loadtest::choice::ChoiceCommand;
 use loadtest::replay::command::ReplayCommand;
+use loadtest::routing::RoutingCommand;
 use loadtest::scenario::ScenarioCommand;
 use loadtest::soak::SoakCommand;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -23,6 +25,8 @@ enum Command {
     Scenario(ScenarioCommand),
     Bench(BenchCommand),
     Soak(SoakCommand),
+    BenchChoice(ChoiceCommand),
+    Routing(RoutingCommand),
 }
 
 #[tokio::main]
@@ -33,6 +37,8 @@ async fn main() -> ExitCode {
         Command::Scenario(command) => command.execute().await,
         Command::Bench(command) => command.execute().await,
         Command::Soak(command) => command.execute().await,
+        Command::BenchChoice(command) => command.execute(),
+        Command::Routing(command) => command.execute(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error:#}");

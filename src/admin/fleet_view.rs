@@ -3,10 +3,11 @@
 use serde::Serialize;
 
 use crate::domain::{
-    DemandView, FleetSnapshot, MarketKind, ScalingSettings, Timestamp, TokensPerSecond, WaitReason,
-    WaitingView, WorkerPhase, WorkerView,
+    DemandView, FleetSnapshot, GapLaw, KvRoom, MarketKind, ScalingSettings, Timestamp,
+    TokensPerSecond, WaitReason, WaitingView, WorkerPhase, WorkerView,
 };
 use crate::fleet::{EndpointFleet, Fleet};
+use crate::policy::ejection::Standing;
 use crate::telemetry::FleetGauges;
 
 #[derive(Serialize)]
@@ -51,6 +52,12 @@ struct WorkerRow {
     view: WorkerView,
     engine: crate::domain::EngineKind,
     takes_requests: bool,
+    /// Share of its speed it is trusted with: slow start, probation; 0 while ejected.
+    weight: f64,
+    standing: Standing,
+    gap: GapLaw,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv: Option<KvRoom>,
     address: Option<String>,
     served_model: Option<String>,
     prompt_tokens_total: u64,
@@ -112,6 +119,10 @@ fn rows(endpoint: &EndpointFleet, snapshot: FleetSnapshot) -> Vec<WorkerRow> {
             Some(WorkerRow {
                 engine: worker.spec.engine,
                 takes_requests: worker.takes_requests(),
+                weight: worker.weight(),
+                standing: worker.standing(),
+                gap: worker.gap(),
+                kv: worker.kv(),
                 address: contact.as_ref().map(|contact| contact.address.to_string()),
                 served_model: contact.and_then(|contact| contact.served_model.clone()),
                 prompt_tokens_total: totals.prompt_tokens,

@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::keys::{self, KeyList};
 use super::section::{Reader, Section, as_written, shown};
 use super::tree::{NOTHING, Node};
-use super::{groups, routes};
+use super::{groups, routes, routing};
 use crate::domain::{
     Endpoint, EndpointName, HedgeSettings, RequestLimits, ResumeMode, ResumeSettings,
-    RetrySettings, RoutingSettings, ScalingSettings, TimeLimits, TokensPerSecond, WaitingSettings,
+    RetrySettings, ScalingSettings, TimeLimits, TokensPerSecond, WaitingSettings,
 };
 
 /// First path segments that are routes of the gateway.
@@ -30,7 +30,7 @@ const RESERVED: [&str; 14] = [
     "api",
     "reload",
 ];
-const DAY_S: f64 = 86_400.0;
+pub(super) const DAY_S: f64 = 86_400.0;
 const MIB: usize = 1 << 20;
 
 /// What one file says. Its mistakes are noted with the reader.
@@ -69,10 +69,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     let models = model_names(&s);
     let model_names = models.iter().map(|name| name.text.clone()).collect();
     let scaling = scaling(&s);
-    let routing = RoutingSettings {
-        max_queue_time: s.duration("max_queue_time", 30.0, 0.0..=DAY_S),
-        kappa: s.number("kappa", 5.0, 0.1..=1_000.0),
-    };
+    let routing = routing::read(&s);
     let waiting = WaitingSettings {
         requests_max: s.count("max_waiting_requests", 1_000, 0..=1_000_000) as usize,
         bytes_max: s.bytes("max_waiting_bytes", 256 * MIB, 0..=65_536 * MIB),

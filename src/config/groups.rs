@@ -102,6 +102,7 @@ fn given_group(s: &Section, market: &MarketSection) -> Option<WorkerGroup> {
         },
         speed_prior: default_prior(engine),
         max_concurrency: None,
+        kv_tokens: None,
         usd_per_hour: UsdPerHour::ZERO,
         api_key: None,
     })
@@ -138,6 +139,7 @@ fn group(
         concurrency: g.count("concurrency", prior.concurrency, 1..=100_000),
     };
     let max_concurrency = g.optional_count("max_concurrency", 1..=100_000);
+    let kv_tokens = g.optional_count("kv_tokens", 1..=u32::MAX);
     let usd_per_hour = UsdPerHour(g.number("usd_per_hour", 0.0, 0.0..=10_000.0));
     let api_key = keys::worker_key(&g);
     let source = source(&g, market);
@@ -147,6 +149,7 @@ fn group(
         source,
         speed_prior,
         max_concurrency,
+        kv_tokens,
         usd_per_hour,
         api_key,
     });

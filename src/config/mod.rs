@@ -7,6 +7,7 @@ mod keys;
 mod market;
 mod mistakes;
 mod routes;
+mod routing;
 mod section;
 mod server;
 #[cfg(test)]

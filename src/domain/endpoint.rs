@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointName, GroupName, PassageSettings, ResumeSettings, Secret, TokensPerSecond, UsdPerHour,
+    EndpointName, GroupName, PassageSettings, ResumeSettings, RoutingSettings, Secret,
+    TokensPerSecond, UsdPerHour,
 };
 
 /// One model service: a name, its limits and the groups of workers behind it.
@@ -73,15 +74,6 @@ pub struct ScalingSettings {
     /// A backlog is planned to be worked off within this time.
     #[serde(with = "super::time::seconds")]
     pub drain_backlog_within: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RoutingSettings {
-    /// A worker whose outstanding work exceeds this many seconds gets no more.
-    #[serde(with = "super::time::seconds")]
-    pub max_queue_time: Duration,
-    /// Prompt tokens that cost as much as one output token.
-    pub kappa: f64,
 }
 
 /// Bounds of the waiting room.
@@ -168,6 +160,8 @@ pub struct WorkerGroup {
     pub speed_prior: SpeedPrior,
     /// Requests a worker takes at once; `None` leaves it to the engine's own queue.
     pub max_concurrency: Option<u32>,
+    /// Tokens its KV cache holds, where that is known.
+    pub kv_tokens: Option<u32>,
     /// Pretend or known price, for markets that do not state one.
     pub usd_per_hour: UsdPerHour,
     /// What the engine wants to see as `Authorization: Bearer`.

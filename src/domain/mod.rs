@@ -10,17 +10,18 @@ mod plan;
 mod rental;
 mod request;
 mod resume;
+mod routing;
 mod snapshot;
 mod time;
 mod units;
 mod worker;
 
-pub use choice::{Candidate, Choice, NoWorker, WaitReason};
+pub use choice::{Candidate, Choice, GapLaw, KvRoom, NoWorker, WaitReason};
 pub use client::{Access, ApiKey, KeyLimits, KeyScope, NeedsKey, Secret};
 pub use endpoint::{
     Endpoint, EngineKind, FixedWorker, HedgeSettings, LocalLaunch, MarketKind, RequestLimits,
-    RetrySettings, RoutingSettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch,
-    WaitingSettings, WorkerGroup,
+    RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch, WaitingSettings,
+    WorkerGroup,
 };
 pub use ids::{ClientKey, EndpointName, GroupName, InstallationId, InstanceId, OfferId, WorkerId};
 pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};
@@ -28,7 +29,11 @@ pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};
 pub use rental::{Instance, InstanceState, Offer, Rental, RentalLabel, RentalState};
 pub use request::{Api, PredictedCost, RequestShape};
 pub use resume::{Obstacle, ResumeMode, ResumeSettings};
+pub use routing::{
+    AffinitySettings, EjectionSettings, LatencyAim, Preference, Prefix, PrefixBlock,
+    RoutingSettings,
+};
 pub use snapshot::{DemandView, FleetSnapshot, WaitingView, WorkerView};
 pub use time::Timestamp;
 pub use units::{Tokens, TokensPerSecond, UsdPerHour};
-pub use worker::{FailureReason, WorkerEvent, WorkerPhase};
+pub use worker::{FailureReason, RequestOutcome, WorkerEvent, WorkerPhase};

@@ -95,6 +95,17 @@ impl FailureReason {
     }
 }
 
+/// How a request at a worker ended, as far as the worker is to be judged by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestOutcome {
+    Succeeded,
+    /// A broken connection, a server error, an answer that was cut short or came too late.
+    Failed,
+    /// No token for far longer than the worker takes for one.
+    Hung,
+}
+
 /// What can happen to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 use super::generate::GenerateParameters;
 use super::json::{JsonError, JsonObject};
 use super::obstacle;
+use super::prefix;
 use super::prompt::{PROMPT_FORMS, Prompt, TextLength};
-use crate::domain::{Api, RequestLimits};
+use crate::domain::{Api, Prefix, RequestLimits};
 
 /// Most choices (`n`, `best_of`) one request may ask for.
 const CHOICES_MAX: u64 = 128;
@@ -22,6 +23,8 @@ pub struct Call {
     pub body: JsonObject,
     /// Bytes of prompt text, roughly where it is a chat or token ids.
     pub prompt_bytes: usize,
+    /// By which a worker that read its beginning before is known again.
+    pub prefix: Prefix,
     /// For each choice; `None` leaves it to the engine.
     pub max_new_tokens: Option<u32>,
     /// Answers the engine makes: `n` or `best_of`, times the prompts in the request.
@@ -111,6 +114,7 @@ fn read_generate(
     Ok(Call {
         api,
         streamed,
+        prefix: prefix_of(&body, "inputs"),
         body,
         prompt_bytes: inputs.0,
         max_new_tokens: parameters.max_new_tokens,
@@ -128,11 +132,11 @@ fn read_openai(
     streamed: bool,
     limits: &RequestLimits,
 ) -> Result<Call, BadRequest> {
-    let (prompt_bytes, prompts) = match api {
-        Api::ChatCompletions => (chat_bytes(&body)?, 1),
+    let (text, prompt_bytes, prompts) = match api {
+        Api::ChatCompletions => ("messages", chat_bytes(&body)?, 1),
         _ => {
             let prompt: Prompt = required(&body, "prompt", PROMPT_FORMS)?;
-            (prompt.bytes, prompt.prompts)
+            ("prompt", prompt.bytes, prompt.prompts)
         }
     };
     for number in [
@@ -152,6 +156,7 @@ fn read_openai(
         api,
         streamed,
         prompt_bytes,
+        prefix: prefix_of(&body, text),
         max_new_tokens: newer.or(older),
         choices: n.max(best_of).saturating_mul(prompts),
         model,
@@ -159,6 +164,11 @@ fn read_openai(
         generate: None,
         body,
     })
+}
+
+fn prefix_of(body: &JsonObject, text: &str) -> Prefix {
+    body.raw(text)
+        .map_or_else(Prefix::default, |raw| prefix::of(raw))
 }
 
 fn usage_wanted(body: &JsonObject, streamed: bool) -> Result<bool, BadRequest> {

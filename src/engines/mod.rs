@@ -10,6 +10,7 @@ mod json;
 mod llamacpp;
 mod obstacle;
 mod openai;
+mod prefix;
 mod prompt;
 mod resume;
 mod routes;

@@ -3,36 +3,25 @@
 use std::sync::Arc;
 
 use super::endpoint::EndpointFleet;
-use super::load::work_units;
 use super::worker::Worker;
-use crate::domain::{PredictedCost, Tokens};
-
-/// While a request runs it counts as at least this much work, however wrong the prediction was.
-const LEAST_LEFT: u64 = 8_000;
+use crate::policy::routing::hold::{Hold, Progress};
 
 pub struct Claim {
     endpoint: Arc<EndpointFleet>,
     worker: Arc<Worker>,
-    /// What the worker's load still holds for this request, in thousandths of a token.
-    left: u64,
-    prompt: u64,
+    hold: Hold,
     passes_on: bool,
 }
 
 impl Claim {
-    /// `left` was added to the worker's load by the caller.
-    pub(super) fn new(
-        endpoint: Arc<EndpointFleet>,
-        worker: Arc<Worker>,
-        cost: &PredictedCost,
-        left: u64,
-    ) -> Self {
-        let output = work_units(Tokens(cost.output_tokens));
+    /// The work of `hold` was added to the worker's load by the caller.
+    pub(super) fn new(endpoint: Arc<EndpointFleet>, worker: Arc<Worker>, hold: Hold) -> Self {
+        worker.scan.prompt_sent(hold.prompt());
+        worker.scan.kv_taken(hold.kv());
         Self {
             endpoint,
             worker,
-            left,
-            prompt: left.saturating_sub(output),
+            hold,
             passes_on: true,
         }
     }
@@ -43,19 +32,25 @@ impl Claim {
 
     /// The first token came: the prompt's share is done.
     pub fn prefilled(&mut self) {
-        let prompt = std::mem::take(&mut self.prompt);
-        self.done(prompt);
+        let progress = self.hold.prefilled();
+        self.took(progress);
     }
 
     pub fn produced(&mut self, tokens: u32) {
-        self.done(u64::from(tokens) * 1_000);
+        let progress = self.hold.produced(tokens);
+        self.took(progress);
     }
 
-    fn done(&mut self, work: u64) {
-        let work = work.min(self.left.saturating_sub(LEAST_LEFT));
-        if work > 0 {
-            self.left -= work;
-            self.worker.load.work_done(work);
+    fn took(&self, progress: Progress) {
+        let scan = &self.worker.scan;
+        if progress.work > 0 {
+            scan.load.work_done(progress.work);
+        }
+        if progress.prompt > 0 {
+            scan.prompt_read(progress.prompt);
+        }
+        if progress.more_kv > 0 {
+            scan.kv_taken(progress.more_kv);
         }
     }
 
@@ -67,7 +62,10 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.worker.load.release(self.left);
+        let scan = &self.worker.scan;
+        scan.kv_freed(self.hold.kv());
+        scan.prompt_read(self.hold.prompt());
+        scan.load.release(self.hold.work());
         if self.passes_on {
             self.endpoint.place_freed(&self.worker);
         }

@@ -26,6 +26,11 @@ impl Demand {
         self.last_active_ms.fetch_max(now.as_millis(), Relaxed);
     }
 
+    /// When something last happened.
+    pub(super) fn last_active(&self) -> Timestamp {
+        Timestamp::from_millis(self.last_active_ms.load(Relaxed))
+    }
+
     pub(super) fn view(&self) -> DemandView {
         let last = self.last_active_ms.load(Relaxed);
         DemandView {

@@ -1,7 +1,7 @@
 //! One endpoint's workers, waiting room and demand.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -10,25 +10,23 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::arrival::StartTimes;
+use super::assign::{NoClaim, Wish};
 use super::claim::Claim;
 use super::demand::Demand;
-use super::load::work_units;
 use super::second_tries::SecondTries;
 use super::share;
 use super::waiting::{Held, Room};
 use super::worker::{Worker, WorkerSpec};
 use crate::domain::{
-    ClientKey, Endpoint, EndpointName, FleetSnapshot, GroupName, NoWorker, PredictedCost,
+    ClientKey, Endpoint, EndpointName, FleetSnapshot, GroupName, NoWorker, PredictedCost, Prefix,
     RequestShape, ScalingPlan, Timestamp, Tokens, UsdPerHour, WaitReason, WaitingView, WorkerEvent,
     WorkerId, WorkerPhase,
 };
 use crate::policy::admission::{Refusal, may_wait};
-use crate::policy::choose_worker;
 use crate::policy::cost::CostModel;
 use crate::policy::queueing::Claimant;
+use crate::policy::routing::affinity::Beliefs;
 
-/// A claim may lose the race for a worker this often before the request waits instead.
-const CLAIM_ATTEMPTS: usize = 64;
 /// Waiting requests looked at for one that a free worker may take (those ahead may have tried it).
 const DISPATCH_LOOKAHEAD: usize = 16;
 
@@ -43,6 +41,7 @@ pub struct Ticket {
     pub priority: i32,
     /// A stream that goes on elsewhere after its worker was lost: before everybody, and never refused.
     pub resumed: bool,
+    pub prefix: Prefix,
 }
 
 impl Ticket {
@@ -52,6 +51,14 @@ impl Ticket {
             cost: self.cost.total,
             priority: self.priority,
             resumed: self.resumed,
+        }
+    }
+
+    fn wish(&self) -> Wish<'_> {
+        Wish {
+            cost: &self.cost,
+            tried: &self.tried,
+            prefix: &self.prefix,
         }
     }
 }
@@ -69,20 +76,19 @@ pub enum Admission {
     },
 }
 
-#[derive(Debug)]
-pub struct NoClaim(pub NoWorker);
-
 pub struct EndpointFleet {
     pub name: EndpointName,
-    settings: ArcSwap<Endpoint>,
+    pub(super) settings: ArcSwap<Endpoint>,
     removed: AtomicBool,
     /// The gateway ends: nobody gets a worker or a place any more.
     closed: AtomicBool,
     workers: DashMap<WorkerId, Arc<Worker>>,
     /// The same workers ordered by id; what choices are made from.
-    table: ArcSwap<Vec<Arc<Worker>>>,
+    pub(super) table: ArcSwap<Vec<Arc<Worker>>>,
+    pub(super) beliefs: Mutex<Beliefs>,
+    pub(super) reviewed_ms: AtomicU64,
     pub(super) room: Mutex<Room>,
-    demand: Demand,
+    pub(super) demand: Demand,
     cost_model: Mutex<CostModel>,
     events: Mutex<Vec<(WorkerId, WorkerEvent)>>,
     failures: DashMap<GroupName, u64>,
@@ -105,6 +111,8 @@ impl EndpointFleet {
             closed: AtomicBool::new(false),
             workers: DashMap::new(),
             table: ArcSwap::default(),
+            beliefs: Mutex::default(),
+            reviewed_ms: AtomicU64::new(0),
             room: Mutex::default(),
             demand: Demand::default(),
             cost_model: Mutex::default(),
@@ -197,7 +205,7 @@ impl EndpointFleet {
         }
         let first = ticket.resumed || self.room.lock().is_empty();
         if first {
-            match self.claim(&ticket.cost, &ticket.tried) {
+            match self.claim(ticket.wish()) {
                 Ok(claim) => return Admission::Assigned(claim),
                 Err(NoClaim(NoWorker::AllTried)) => return Admission::AllTried,
                 Err(NoClaim(NoWorker::NoneReady | NoWorker::AllBusy)) => {}
@@ -234,7 +242,7 @@ impl EndpointFleet {
     pub fn claim_beside(self: &Arc<Self>, ticket: &Ticket) -> Option<Claim> {
         let nobody_waits = self.room.lock().is_empty();
         nobody_waits
-            .then(|| self.claim(&ticket.cost, &ticket.tried).ok())
+            .then(|| self.claim(ticket.wish()).ok())
             .flatten()
     }
 
@@ -247,48 +255,6 @@ impl EndpointFleet {
         if worker.doubt() {
             self.report(worker.id(), WorkerEvent::ProbeFailed);
         }
-    }
-
-    /// There are ready workers, and each was tried. Nothing to wait for that is here already.
-    fn tried_all_ready(&self, tried: &[WorkerId]) -> bool {
-        if tried.is_empty() {
-            return false;
-        }
-        let table = self.table.load();
-        let mut ready = table
-            .iter()
-            .filter(|worker| worker.takes_requests())
-            .peekable();
-        ready.peek().is_some() && ready.all(|worker| tried.contains(worker.id()))
-    }
-
-    fn claim(self: &Arc<Self>, cost: &PredictedCost, tried: &[WorkerId]) -> Result<Claim, NoClaim> {
-        let settings = self.settings.load();
-        let table = self.table.load();
-        let work = work_units(cost.total);
-        for _ in 0..CLAIM_ATTEMPTS {
-            let mut loads = Vec::with_capacity(table.len());
-            let mut candidates = Vec::with_capacity(table.len());
-            for (slot, worker) in table.iter().enumerate() {
-                let (candidate, load) = worker.candidate(slot, tried.contains(worker.id()));
-                candidates.push(candidate);
-                loads.push(load);
-            }
-            let choice =
-                choose_worker(cost.total, &candidates, &settings.routing).map_err(NoClaim)?;
-            let worker = &table[choice.slot];
-            if !worker.load.claim(loads[choice.slot], work) {
-                continue;
-            }
-            // The scaler stops the flow first and looks for requests in flight second; this looks in
-            // the other order, so one of the two sees the other.
-            let claim = Claim::new(Arc::clone(self), Arc::clone(worker), cost, work);
-            if worker.takes_requests() {
-                return Ok(claim);
-            }
-            claim.drop_quietly();
-        }
-        Err(NoClaim(NoWorker::AllBusy))
     }
 
     pub(super) fn place_freed(self: &Arc<Self>, worker: &Worker) {
@@ -314,7 +280,7 @@ impl EndpointFleet {
             room.in_order()
                 .take(DISPATCH_LOOKAHEAD)
                 .find_map(|(place, waiter)| {
-                    let claim = self.claim(&waiter.cost, &waiter.tried).ok()?;
+                    let claim = self.claim(waiter.wish()).ok()?;
                     Some((place, claim))
                 })?;
         match room.serve(&place) {

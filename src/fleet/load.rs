@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-use crate::domain::Tokens;
+use crate::domain::{Choice, Tokens};
 
 const WORK_BITS: u32 = 48;
 /// Requests one worker can hold at most; far above what any engine takes.
@@ -27,23 +27,18 @@ impl LoadView {
     }
 }
 
-/// Work as counted here; bounded (4 million tokens) so that 2^16 requests cannot overflow the field.
-pub(super) fn work_units(cost: Tokens) -> u64 {
-    const MOST: f64 = (WORK_MASK >> 16) as f64;
-    (cost.0.max(0.0) * 1_000.0).min(MOST) as u64
-}
-
 impl Load {
     pub(super) fn view(&self) -> LoadView {
         LoadView(self.0.load(SeqCst))
     }
 
-    /// Adds a request unless the load grew since `seen`: then the choice was made on old news.
-    pub(super) fn claim(&self, seen: LoadView, work: u64) -> bool {
+    /// Adds a request unless the load grew since the choice: then it was made on old news.
+    pub(super) fn claim(&self, choice: &Choice, work: u64) -> bool {
+        let work_seen = (choice.outstanding.0 * 1_000.0).round() as u64;
         let mut current = self.0.load(SeqCst);
         loop {
             let now = LoadView(current);
-            let grew = now.in_flight() > seen.in_flight() || now.0 & WORK_MASK > seen.0 & WORK_MASK;
+            let grew = now.in_flight() > choice.in_flight || now.0 & WORK_MASK > work_seen;
             if grew || now.in_flight() >= REQUESTS_MAX {
                 return false;
             }
@@ -68,16 +63,28 @@ impl Load {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::routing::hold::thousandths;
+
+    fn seen(load: &Load) -> Choice {
+        let view = load.view();
+        Choice {
+            slot: 0,
+            score_s: 0.0,
+            in_flight: view.in_flight(),
+            outstanding: view.outstanding(),
+        }
+    }
 
     #[test]
     fn a_claim_on_old_news_is_refused_and_a_lighter_load_is_not() {
         let load = Load::default();
         let idle = load.view();
-        assert!(load.claim(idle, 500));
-        assert!(!load.claim(idle, 1));
-        let seen = load.view();
+        let choice = seen(&load);
+        assert!(load.claim(&choice, 500));
+        assert!(!load.claim(&choice, 1));
+        let choice = seen(&load);
         load.work_done(400);
-        assert!(load.claim(seen, 7));
+        assert!(load.claim(&choice, 7));
         load.release(7);
         load.release(100);
         assert_eq!(load.view(), idle);
@@ -86,11 +93,10 @@ mod tests {
     #[test]
     fn absurd_costs_do_not_spill_into_the_count() {
         let load = Load::default();
-        let work = work_units(Tokens(f64::INFINITY));
+        let work = thousandths(Tokens(f64::INFINITY));
         for n in 1..=1_000 {
-            assert!(load.claim(load.view(), work));
+            assert!(load.claim(&seen(&load), work));
             assert_eq!(load.view().in_flight(), n);
         }
-        assert_eq!(work_units(Tokens(f64::NAN)), 0);
     }
 }

@@ -3,12 +3,15 @@
 
 mod account;
 mod arrival;
+mod assign;
 mod claim;
 mod demand;
 mod endpoint;
 mod eviction;
+mod judge;
 mod load;
 mod meter;
+mod scanned;
 mod second_tries;
 mod share;
 #[cfg(test)]
@@ -26,8 +29,9 @@ use tokio::sync::Notify;
 use crate::domain::{Endpoint, EndpointName};
 
 pub use account::{Account, Allowance, Quotas};
+pub use assign::NoClaim;
 pub use claim::Claim;
-pub use endpoint::{Admission, EndpointFleet, NoClaim, Ticket};
+pub use endpoint::{Admission, EndpointFleet, Ticket};
 pub use eviction::Eviction;
 pub use load::LoadView;
 pub use meter::{Meter, MeterTotals};

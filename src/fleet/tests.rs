@@ -24,10 +24,7 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
             scale_down_delay: second,
             drain_backlog_within: second,
         },
-        routing: RoutingSettings {
-            max_queue_time: 30 * second,
-            kappa: 5.0,
-        },
+        routing: RoutingSettings::default(),
         waiting: WaitingSettings {
             requests_max,
             bytes_max: 1 << 20,
@@ -76,6 +73,7 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
                 concurrency: 8,
             },
             max_concurrency,
+            kv_tokens: None,
             usd_per_hour: UsdPerHour::ZERO,
             api_key: None,
         }],
@@ -107,6 +105,7 @@ fn ticket(client: &str) -> Ticket {
         tried: Vec::new(),
         priority: 0,
         resumed: false,
+        prefix: Prefix::default(),
     }
 }
 
@@ -394,4 +393,102 @@ async fn a_thousand_rushing_requests_are_all_served_within_the_concurrency_of_th
         .expect("nobody waits for ever");
     assert_eq!(endpoint.outstanding(), Tokens(0.0));
     assert_eq!(endpoint.waiting(), WaitingView::default());
+}
+
+#[test]
+fn a_worker_that_fails_its_requests_gets_none_until_its_time_is_over() {
+    let endpoint = endpoint(None, 4);
+    let failing = Arc::clone(&endpoint.workers()[0]);
+    for _ in 0..5 {
+        endpoint.note_outcome(failing.id(), RequestOutcome::Failed);
+    }
+    let ejected = endpoint.review(NOW);
+    assert_eq!(ejected.len(), 1);
+    assert_eq!(failing.weight(), 0.0);
+    let claims: Vec<_> = (0..12)
+        .map(|_| assigned(endpoint.admit(&ticket("a"), NOW)))
+        .collect();
+    assert!(
+        claims
+            .iter()
+            .all(|claim| claim.worker().id() != failing.id())
+    );
+    let later = NOW + Duration::from_secs(30);
+    endpoint.review(later);
+    assert!(failing.weight() > 0.0 && failing.weight() < 0.2);
+    for _ in 0..5 {
+        endpoint.note_outcome(failing.id(), RequestOutcome::Succeeded);
+    }
+    endpoint.review(later);
+    assert_eq!(failing.weight(), 1.0);
+}
+
+#[test]
+fn held_requests_go_to_others_while_a_worker_is_ejected() {
+    let endpoint = endpoint(Some(1), 4);
+    let mut busy: Vec<_> = (0..4)
+        .map(|_| assigned(endpoint.admit(&ticket("a"), NOW)))
+        .collect();
+    let _waiting = held(endpoint.admit(&ticket("b"), NOW));
+    let first = busy.remove(0);
+    let failing = first.worker().id().clone();
+    for _ in 0..5 {
+        endpoint.note_outcome(&failing, RequestOutcome::Failed);
+    }
+    assert_eq!(endpoint.review(NOW).len(), 1);
+    drop(first);
+    assert_eq!(endpoint.waiting().requests, 1, "not to the ejected one");
+    drop(busy.remove(0));
+    assert_eq!(endpoint.waiting().requests, 0);
+}
+
+#[test]
+fn a_started_worker_gets_a_growing_share() {
+    let endpoint = endpoint(None, 1);
+    let worker = Arc::clone(&endpoint.workers()[0]);
+    worker.set_phase(WorkerPhase::Stopped, NOW);
+    worker.set_phase(WorkerPhase::Starting, NOW);
+    worker.set_phase(WorkerPhase::Ready, NOW);
+    endpoint.review(NOW);
+    assert!((worker.weight() - 0.2).abs() < 1e-6);
+    endpoint.review(NOW + Duration::from_secs(15));
+    assert!((worker.weight() - 0.6).abs() < 1e-6);
+    for _ in 0..20 {
+        endpoint.note_outcome(worker.id(), RequestOutcome::Succeeded);
+    }
+    endpoint.review(NOW + Duration::from_secs(15));
+    assert_eq!(worker.weight(), 1.0);
+}
+
+#[test]
+fn the_worker_that_read_a_prompt_gets_its_like_and_forgets_with_a_restart() {
+    let endpoint = endpoint(None, 2);
+    let workers = endpoint.workers();
+    for (port, worker) in (1..).zip(workers.iter()) {
+        worker.set_address(Some(([127, 0, 0, 1], port).into()), None);
+    }
+    let long = |n: u64| Ticket {
+        prefix: Prefix::new(vec![PrefixBlock {
+            hash: n,
+            bytes: 4_000,
+        }]),
+        cost: crate::policy::cost::cost(1_000.0, 50.0, 5.0),
+        ..ticket("a")
+    };
+    let small = assigned(endpoint.admit(&ticket("a"), NOW));
+    let first = assigned(endpoint.admit(&long(7), NOW));
+    let home = first.worker().id().clone();
+    assert_ne!(*small.worker().id(), home);
+    drop((small, first));
+    let goes_to = |prompt| {
+        assigned(endpoint.admit(&long(prompt), NOW))
+            .worker()
+            .id()
+            .clone()
+    };
+    assert_eq!(goes_to(7), home);
+    assert_ne!(goes_to(8), home, "the first of equals");
+    let worker = endpoint.worker(&home).expect("known");
+    worker.set_address(Some(([127, 0, 0, 1], 99).into()), None);
+    assert_ne!(goes_to(7), home, "it holds nothing after a restart");
 }

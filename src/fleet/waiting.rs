@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use super::assign::Wish;
 use super::claim::Claim;
 use super::endpoint::{EndpointFleet, Ticket};
 use crate::domain::{
-    ClientKey, PredictedCost, Timestamp, Tokens, WaitReason, WaitingView, WorkerId,
+    ClientKey, PredictedCost, Prefix, Timestamp, Tokens, WaitReason, WaitingView, WorkerId,
 };
 use crate::policy::admission::Occupancy;
 use crate::policy::queueing::{Claimant, Place, WaitingOrder};
@@ -18,10 +19,21 @@ use crate::policy::queueing::{Claimant, Place, WaitingOrder};
 const STANDINGS_KEPT: Duration = Duration::from_secs(1);
 
 pub(super) struct Waiter {
-    pub(super) cost: PredictedCost,
-    pub(super) tried: Vec<WorkerId>,
+    cost: PredictedCost,
+    tried: Vec<WorkerId>,
+    prefix: Prefix,
     body_bytes: usize,
     sender: oneshot::Sender<Claim>,
+}
+
+impl Waiter {
+    pub(super) fn wish(&self) -> Wish<'_> {
+        Wish {
+            cost: &self.cost,
+            tried: &self.tried,
+            prefix: &self.prefix,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -74,6 +86,7 @@ impl Room {
         let waiter = Waiter {
             cost: ticket.cost,
             tried: ticket.tried.clone(),
+            prefix: ticket.prefix.clone(),
             body_bytes: ticket.body_bytes,
             sender,
         };

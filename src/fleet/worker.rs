@@ -2,22 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::eviction::{Eviction, Evictor, by_phase};
-use super::load::{Load, LoadView};
-use super::meter::Meter;
+use super::load::LoadView;
+use super::meter::{GapSample, Meter};
+use super::scanned::Scanned;
 use crate::domain::{
-    Candidate, EngineKind, GroupName, InstanceId, Secret, SpeedPrior, Timestamp, TokensPerSecond,
-    UsdPerHour, WorkerGroup, WorkerId, WorkerPhase, WorkerView,
+    EngineKind, GapLaw, GroupName, InstanceId, KvRoom, Secret, SpeedPrior, Timestamp,
+    TokensPerSecond, UsdPerHour, WorkerGroup, WorkerId, WorkerPhase, WorkerView,
 };
+use crate::policy::ejection::{Health, Standing};
+use crate::policy::routing::weight::slow_start;
 use crate::policy::speed::SpeedEstimate;
 
 /// What a worker is made from. Its limit and prior are those of its beginning: see `Worker::take_limits_of`.
@@ -27,6 +27,7 @@ pub struct WorkerSpec {
     pub group: GroupName,
     pub engine: EngineKind,
     pub max_concurrency: Option<u32>,
+    pub kv_tokens: Option<u32>,
     pub speed_prior: SpeedPrior,
 }
 
@@ -37,6 +38,7 @@ impl WorkerSpec {
             group: group.name.clone(),
             engine: group.engine,
             max_concurrency: group.max_concurrency,
+            kv_tokens: group.kv_tokens,
             speed_prior: group.speed_prior,
         }
     }
@@ -57,21 +59,19 @@ pub struct Contact {
 pub struct Worker {
     pub spec: WorkerSpec,
     pub meter: Meter,
-    pub(super) load: Load,
-    /// What another gateway, which is ending, still has in flight there.
-    elsewhere: AtomicU32,
-    /// Requests at once; 0: its own queue decides.
-    concurrency_max: AtomicU32,
     prior: Mutex<SpeedPrior>,
-    takes_requests: AtomicBool,
     /// It was stopped before it last started.
     restarted: AtomicBool,
+    pub(super) scan: Scanned,
     phase: Mutex<(WorkerPhase, Timestamp)>,
     contact: ArcSwapOption<Contact>,
     instance: Mutex<Option<InstanceId>>,
-    usd_per_hour: AtomicU64,
     estimate: Mutex<SpeedEstimate>,
-    speed: AtomicU64,
+    /// When it last became ready after a start.
+    started: Mutex<Timestamp>,
+    pub(super) health: Mutex<Health>,
+    /// Requests that succeeded since.
+    finished: AtomicU32,
     last_reason: Mutex<String>,
     evictor: Evictor,
 }
@@ -86,21 +86,20 @@ impl Worker {
         now: Timestamp,
     ) -> Self {
         let estimate = SpeedEstimate::new(spec.speed_prior, spec.max_concurrency);
-        let speed = estimate.speed();
+        let scan = Scanned::new(&estimate, spec.max_concurrency, spec.kv_tokens, price);
+        scan.set_takes_requests(phase.is_ready());
         Self {
             meter: Meter::default(),
-            load: Load::default(),
-            elsewhere: AtomicU32::new(0),
-            concurrency_max: AtomicU32::new(spec.max_concurrency.unwrap_or(0)),
             prior: Mutex::new(spec.speed_prior),
-            takes_requests: AtomicBool::new(phase.is_ready()),
             restarted: AtomicBool::new(false),
+            scan,
             phase: Mutex::new((phase, now)),
             contact: ArcSwapOption::empty(),
             instance: Mutex::new(None),
-            usd_per_hour: AtomicU64::new(price.0.to_bits()),
             estimate: Mutex::new(estimate),
-            speed: AtomicU64::new(speed.0.to_bits()),
+            started: Mutex::new(now),
+            health: Mutex::default(),
+            finished: AtomicU32::new(0),
             last_reason: Mutex::new(String::new()),
             evictor: Evictor::default(),
             spec,
@@ -121,7 +120,14 @@ impl Worker {
             self.restarted
                 .store(before == WorkerPhase::Stopped, Relaxed);
         }
-        self.takes_requests.store(phase.is_ready(), SeqCst);
+        let warm = matches!(
+            before,
+            WorkerPhase::Ready | WorkerPhase::Unhealthy { .. } | WorkerPhase::Draining { .. }
+        );
+        if phase.is_ready() && !warm {
+            self.starts_anew(since);
+        }
+        self.scan.set_takes_requests(phase.is_ready());
         if let Some(eviction) = by_phase(phase) {
             self.evictor.say(eviction);
         }
@@ -142,18 +148,47 @@ impl Worker {
         self.evictor.said(kind).await;
     }
 
+    fn starts_anew(&self, now: Timestamp) {
+        *self.started.lock() = now;
+        self.finished.store(0, Relaxed);
+        self.health.lock().start_anew();
+    }
+
     /// It was stopped before it last started: less is left to do than for a new one.
     pub fn was_restarted(&self) -> bool {
         self.restarted.load(Relaxed)
     }
 
     pub fn takes_requests(&self) -> bool {
-        self.takes_requests.load(SeqCst)
+        self.scan.takes_requests()
+    }
+
+    /// Share of its speed that choices trust it with; 0 while ejected.
+    pub fn weight(&self) -> f64 {
+        self.scan.weight()
+    }
+
+    /// Trusted, ejected and why, or on probation.
+    pub fn standing(&self) -> Standing {
+        self.health.lock().standing()
+    }
+
+    /// Sets the weight for this moment.
+    pub(super) fn reweigh(&self, slow_start_window: Duration, now: Timestamp) {
+        let ready_for = now.since(*self.started.lock());
+        let finished = self.finished.load(Relaxed);
+        let trust = self.health.lock().weight();
+        let share = slow_start(ready_for, finished, slow_start_window);
+        self.scan.set_weight(trust * share);
+    }
+
+    pub(super) fn request_succeeded(&self) {
+        self.finished.fetch_add(1, Relaxed);
     }
 
     /// No requests until the next probe succeeded.
     pub(super) fn doubt(&self) -> bool {
-        self.takes_requests.swap(false, SeqCst)
+        self.scan.set_takes_requests(false)
     }
 
     pub fn contact(&self) -> Option<Arc<Contact>> {
@@ -176,6 +211,8 @@ impl Worker {
                 api_key: key(address),
             },
         });
+        let incarnation = contact.as_ref().map_or(0, |contact| contact.incarnation);
+        self.scan.set_incarnation(incarnation);
         if contact.as_ref() != now.as_deref() {
             self.contact.store(contact.map(Arc::new));
         }
@@ -200,11 +237,11 @@ impl Worker {
     }
 
     pub fn set_price(&self, price: UsdPerHour) {
-        self.usd_per_hour.store(price.0.to_bits(), Relaxed);
+        self.scan.set_price(price);
     }
 
     pub fn price(&self) -> UsdPerHour {
-        UsdPerHour(f64::from_bits(self.usd_per_hour.load(Relaxed)))
+        self.scan.price()
     }
 
     pub fn last_reason(&self) -> String {
@@ -216,52 +253,57 @@ impl Worker {
     }
 
     pub fn speed(&self) -> TokensPerSecond {
-        TokensPerSecond(f64::from_bits(self.speed.load(Relaxed)))
+        self.scan.speed()
+    }
+
+    pub fn gap(&self) -> GapLaw {
+        self.scan.gap()
+    }
+
+    /// Where the KV cache's size is known.
+    pub fn kv(&self) -> Option<KvRoom> {
+        self.scan.kv()
     }
 
     pub fn max_concurrency(&self) -> Option<u32> {
-        match self.concurrency_max.load(Relaxed) {
-            0 => None,
-            most => Some(most),
-        }
+        self.scan.max_concurrency()
     }
 
-    /// A reload changed the group: its limit counts from now on; what was measured is kept unless the
+    /// A reload changed the group: its limits count from now on; what was measured is kept unless the
     /// prior itself is another.
     pub(super) fn take_limits_of(&self, group: &WorkerGroup) {
+        self.scan.set_kv_capacity(group.kv_tokens);
         let mut prior = self.prior.lock();
         if *prior == group.speed_prior && self.max_concurrency() == group.max_concurrency {
             return;
         }
-        let most = group.max_concurrency.unwrap_or(0);
-        self.concurrency_max.store(most, Relaxed);
+        self.scan.set_max_concurrency(group.max_concurrency);
         let mut estimate = self.estimate.lock();
         if std::mem::replace(&mut *prior, group.speed_prior) == group.speed_prior {
             estimate.state_at(group.speed_prior, group.max_concurrency);
         } else {
             *estimate = SpeedEstimate::new(group.speed_prior, group.max_concurrency);
         }
-        self.speed.store(estimate.speed().0.to_bits(), Relaxed);
+        self.scan.set_estimate(&estimate);
     }
 
     /// The usual time between two tokens of one stream, at the present concurrency.
     pub fn token_gap(&self) -> Duration {
-        let (a, c) = self.estimate.lock().law();
-        let streams = f64::from(self.load.view().in_flight().max(1));
-        Duration::try_from_secs_f64(a + c * streams).unwrap_or_default()
+        let streams = f64::from(self.load_view().in_flight().max(1));
+        Duration::try_from_secs_f64(self.gap().at(streams)).unwrap_or_default()
     }
 
     /// Folds the token gaps since the last call into the speed.
-    pub fn update_speed(&self) {
-        if let Some(sample) = self.meter.take_sample() {
-            let mut estimate = self.estimate.lock();
-            estimate.observe(sample.mean_gap_s, sample.concurrency, sample.tokens);
-            self.speed.store(estimate.speed().0.to_bits(), Relaxed);
-        }
+    pub(super) fn update_speed(&self) -> Option<GapSample> {
+        let sample = self.meter.take_sample()?;
+        let mut estimate = self.estimate.lock();
+        estimate.observe(sample.mean_gap_s, sample.concurrency, sample.tokens);
+        self.scan.set_estimate(&estimate);
+        Some(sample)
     }
 
     pub(super) fn set_speed(&self, speed: TokensPerSecond) {
-        self.speed.store(speed.0.to_bits(), Relaxed);
+        self.scan.set_speed(speed);
     }
 
     /// What its streams have told so far.
@@ -270,41 +312,27 @@ impl Worker {
     }
 
     pub(super) fn set_estimate(&self, learned: SpeedEstimate) {
-        self.set_speed(learned.speed());
+        self.scan.set_estimate(&learned);
         *self.estimate.lock() = learned;
     }
 
     /// True if the number changed.
     pub(super) fn set_elsewhere(&self, in_flight: u32) -> bool {
-        self.elsewhere.swap(in_flight, Relaxed) != in_flight
+        self.scan.set_elsewhere(in_flight) != in_flight
     }
 
     /// Requests in flight, those of a gateway that is ending included.
     pub fn in_flight(&self) -> u32 {
-        self.load.view().in_flight() + self.elsewhere.load(Relaxed)
+        self.load_view().in_flight() + self.scan.elsewhere()
     }
 
     pub fn load_view(&self) -> LoadView {
-        self.load.view()
-    }
-
-    pub(super) fn candidate(&self, slot: usize, tried: bool) -> (Candidate, LoadView) {
-        let load = self.load.view();
-        let candidate = Candidate {
-            slot,
-            ready: self.takes_requests(),
-            speed: self.speed(),
-            outstanding: load.outstanding(),
-            in_flight: self.in_flight(),
-            max_concurrency: self.max_concurrency(),
-            tried,
-        };
-        (candidate, load)
+        self.scan.load.view()
     }
 
     pub fn view(&self) -> WorkerView {
         let (phase, phase_since) = self.phase();
-        let load = self.load.view();
+        let load = self.scan.load.view();
         WorkerView {
             id: self.spec.id.clone(),
             group: self.spec.group.clone(),

@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod arrival;
 pub mod cost;
+pub mod ejection;
 pub mod hedge;
 pub mod lifecycle;
 pub mod limits;

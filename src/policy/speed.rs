@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{SpeedPrior, TokensPerSecond};
+use crate::domain::{GapLaw, SpeedPrior, TokensPerSecond};
 
 /// What remains of an observation's weight after the next; about 50 observations count.
 const KEEP: f64 = 0.98;
@@ -111,9 +111,17 @@ impl SpeedEstimate {
         TokensPerSecond(self.full / self.law.at(self.full))
     }
 
-    /// `(a, c)` of the gap `a + c b` in seconds, neither negative.
-    pub fn law(&self) -> (f64, f64) {
-        (self.law.a, self.law.c)
+    /// Neither part is negative.
+    pub fn law(&self) -> GapLaw {
+        GapLaw {
+            base_s: self.law.a,
+            per_stream_s: self.law.c,
+        }
+    }
+
+    /// Streams at once at which speed is stated.
+    pub fn full_concurrency(&self) -> u32 {
+        self.full as u32
     }
 
     /// Least squares over the recent observations and the shape at its present level, which supplies the slope where
@@ -230,11 +238,18 @@ mod tests {
         }
     }
 
+    fn of(base_s: f64, per_stream_s: f64) -> GapLaw {
+        GapLaw {
+            base_s,
+            per_stream_s,
+        }
+    }
+
     /// Sees `n` seconds of a worker with the law `a + c b` at each of the given concurrencies in turn.
-    fn watch(estimate: &mut SpeedEstimate, (a, c): (f64, f64), streams: &[f64], n: usize) {
+    fn watch(estimate: &mut SpeedEstimate, law: GapLaw, streams: &[f64], n: usize) {
         for i in 0..n {
             let b = streams[i % streams.len()];
-            let gap = a + c * b;
+            let gap = law.at(b);
             estimate.observe(gap, b, (b / gap).ceil() as u32);
         }
     }
@@ -270,9 +285,14 @@ mod tests {
     fn a_worker_that_slows_by_thirty_percent_is_found_out_within_180_seconds_at_any_concurrency() {
         for b in [1.0, 2.0, 7.5, 32.0, 60.0] {
             let mut estimate = SpeedEstimate::new(prior(800.0, 32), None);
-            let (a, c) = estimate.law();
-            watch(&mut estimate, (a, c), &[b], 1000);
-            watch(&mut estimate, (a / 0.7, c / 0.7), &[b], 180);
+            let law = estimate.law();
+            watch(&mut estimate, law, &[b], 1000);
+            watch(
+                &mut estimate,
+                of(law.base_s / 0.7, law.per_stream_s / 0.7),
+                &[b],
+                180,
+            );
             assert_near(&estimate, 560.0, 0.03);
         }
     }
@@ -293,10 +313,10 @@ mod tests {
     fn an_engine_that_saturates_early_is_learned_and_not_forgotten_at_low_demand() {
         // Twice the gap at five streams: 1 / (0.05 + 0.01 b) tokens a second each.
         let mut estimate = SpeedEstimate::new(prior(300.0, 8), None);
-        watch(&mut estimate, (0.05, 0.01), &[1.0, 3.0, 5.0, 8.0], 1200);
+        watch(&mut estimate, of(0.05, 0.01), &[1.0, 3.0, 5.0, 8.0], 1200);
         let truth = 8.0 / 0.13;
         assert_near(&estimate, truth, 0.03);
-        watch(&mut estimate, (0.05, 0.01), &[1.0], 3600);
+        watch(&mut estimate, of(0.05, 0.01), &[1.0], 3600);
         assert_near(&estimate, truth, 0.08);
     }
 
@@ -336,8 +356,8 @@ mod tests {
             let mut estimate = SpeedEstimate::new(prior(500.0, concurrency), None);
             for (gap, b, tokens) in seen {
                 estimate.observe(gap, b, tokens);
-                let (a, c) = estimate.law();
-                prop_assert!(a >= 0.0 && c >= 0.0);
+                let law = estimate.law();
+                prop_assert!(law.base_s >= 0.0 && law.per_stream_s >= 0.0);
                 let speed = estimate.speed().0;
                 prop_assert!(speed.is_finite() && speed > 0.0);
             }

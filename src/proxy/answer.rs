@@ -11,15 +11,16 @@ use super::admit::worker_for;
 use super::attempt::{Begun, Failed, First};
 use super::forward::Upstream;
 use super::meter::AnswerMeter;
-use super::relay::{Relay, Relayed};
+use super::relay::{self, Relay, Relayed};
 use super::reply::Reply;
 use super::stop::{Stop, bad_request, not_admitted};
 use super::understand::Request;
-use crate::domain::{Endpoint, GroupName, Obstacle, WorkerId};
+use crate::domain::{Endpoint, GroupName, Obstacle, RequestOutcome, WorkerId};
 use crate::engines::{self, AnswerReader, Ending, Exchange};
 use crate::fleet::{Claim, EndpointFleet, Ticket, Worker};
 use crate::policy::admission::Patience;
 use crate::policy::cost::cost;
+use crate::policy::ejection::blame;
 use crate::policy::resume::{NotResumed, may_resume};
 use crate::policy::retry::{AttemptFailure, Verdict, after_failure};
 
@@ -65,6 +66,7 @@ impl Gateway {
                 tried: Vec::new(),
                 priority: request.wishes.priority,
                 resumed: false,
+                prefix: request.call.prefix.clone(),
             },
             patience: Patience::new(&settings.waiting),
             settings,
@@ -98,6 +100,9 @@ impl Gateway {
             AttemptFailure::Taken => "taken",
         };
         tracing::debug!(endpoint = %endpoint.name, %worker, ?failure, "attempt failed");
+        if let Some(outcome) = blame(failure) {
+            endpoint.note_outcome(worker, outcome);
+        }
         self.metrics
             .attempts_failed
             .with_label_values(&[endpoint.name.as_str(), cause])
@@ -334,6 +339,9 @@ impl Answering<'_> {
     ) -> Result<bool, Stop> {
         let (endpoint, worker) = (&self.request.endpoint, Arc::clone(claim.worker()));
         tracing::warn!(endpoint = %endpoint.name, worker = %worker.id(), why, "a stream broke off");
+        if let Some(outcome) = relay::blame(&why) {
+            endpoint.note_outcome(worker.id(), outcome);
+        }
         let event = ending.error_event.take();
         // Whatever it was, a probe will tell whether the worker is fit for others.
         endpoint.doubt(&worker);
@@ -396,6 +404,7 @@ impl Answering<'_> {
         let kappa = self.settings.routing.kappa;
         endpoint.settled(&request.predicted, &cost(prompt, f64::from(output), kappa));
         if ending.complete {
+            endpoint.note_outcome(meter.worker.id(), RequestOutcome::Succeeded);
             let prompt_tokens = ending.prompt_tokens.map(f64::from);
             endpoint.learn(&request.shape, prompt_tokens, f64::from(output));
         }

@@ -13,7 +13,7 @@ const GAPS_SKIPPED: u32 = 2;
 const STALL: Duration = Duration::from_millis(20);
 
 pub(super) struct AnswerMeter {
-    worker: Arc<Worker>,
+    pub(super) worker: Arc<Worker>,
     record: Record,
     inter_token: prometheus::Histogram,
     ttft: prometheus::Histogram,

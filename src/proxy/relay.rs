@@ -9,10 +9,14 @@ use super::client::ClientLeft;
 use super::forward::{Upstream, in_words};
 use super::meter::AnswerMeter;
 use super::reply::Reply;
-use crate::domain::Endpoint;
+use crate::domain::{Endpoint, RequestOutcome};
 use crate::engines::{AnswerReader, Ending, Step};
 use crate::fleet::{Claim, Eviction};
 use crate::policy::resume::silence_max;
+
+/// Why a stream broke off whose worker sent nothing any more.
+const SILENT: &str = "the worker was silent for too long";
+const TAKEN: &str = "the worker is being taken out of service";
 
 /// Longest the gateway waits for a client that does not read.
 pub(super) const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -113,8 +117,8 @@ impl Relay<'_, '_> {
         };
         Ok(match self.reply.while_connected(next).await? {
             Some(Ok(part)) => part.map_err(|error| in_words(&error)),
-            Some(Err(_)) => Err("the worker was silent for too long".to_owned()),
-            None => Err("the worker is being taken out of service".to_owned()),
+            Some(Err(_)) => Err(SILENT.to_owned()),
+            None => Err(TAKEN.to_owned()),
         })
     }
 
@@ -165,4 +169,13 @@ impl Relay<'_, '_> {
 
 fn ended_early() -> String {
     "the stream ended early".to_owned()
+}
+
+/// What a broken stream says of its worker; `None`: nothing.
+pub(super) fn blame(why: &str) -> Option<RequestOutcome> {
+    match why {
+        TAKEN => None,
+        SILENT => Some(RequestOutcome::Hung),
+        _ => Some(RequestOutcome::Failed),
+    }
 }

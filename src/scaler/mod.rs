@@ -130,9 +130,7 @@ impl Scaler {
         let measure = self.time_to_measure(now());
         for endpoint in self.fleet.endpoints().values() {
             if measure {
-                for worker in endpoint.workers().iter() {
-                    worker.update_speed();
-                }
+                self.review(endpoint);
             }
             self.advance_workers(endpoint);
             if endpoint.settings().market != MarketKind::Fixed || endpoint.is_removed() {
@@ -141,6 +139,17 @@ impl Scaler {
             endpoint.dispatch();
         }
         self.fleet.forget_removed();
+    }
+
+    fn review(&self, endpoint: &EndpointFleet) {
+        for (worker, fault) in endpoint.review(now()) {
+            let fault = fault.as_str();
+            tracing::warn!(endpoint = %endpoint.name, %worker, fault, "worker ejected for a while");
+            self.metrics
+                .ejections
+                .with_label_values(&[endpoint.name.as_str(), fault])
+                .inc();
+        }
     }
 
     /// Token gaps are folded into speeds once a second, given workers' too.

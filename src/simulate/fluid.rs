@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::chance::SplitMix;
 use crate::domain::{
     DemandView, EndpointName, FleetSnapshot, GroupName, InstanceState, Reason, Release,
     ScalingAction, ScalingPlan, ScalingSettings, TimeLimits, Timestamp, Tokens, TokensPerSecond,
@@ -425,24 +426,6 @@ impl<'a> World<'a> {
             live: count(|phase| !phase.is_ending()),
             backlog: self.backlog,
         }
-    }
-}
-
-/// Steele, Lea and Flood's SplitMix64 (OOPSLA 2014): enough chance for a coin, and the same on every machine.
-pub(crate) struct SplitMix(pub u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// In [0, 1).
-    pub(crate) fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 

@@ -17,6 +17,7 @@ pub struct Metrics {
     pub prompt_tokens: IntCounterVec,
     pub output_tokens: IntCounterVec,
     pub attempts_failed: IntCounterVec,
+    pub ejections: IntCounterVec,
     pub key_requests: IntCounterVec,
     pub key_tokens: IntCounterVec,
     pub key_refusals: IntCounterVec,
@@ -119,6 +120,12 @@ impl Metrics {
                 "tidegate_output_tokens_total",
                 "Tokens produced for clients.",
                 &[ep],
+            )?,
+            ejections: counter(
+                &r,
+                "tidegate_ejections_total",
+                "Times a worker that answers its probes was given no requests for a while.",
+                &[ep, "fault"],
             )?,
             attempts_failed: counter(
                 &r,

@@ -1,30 +1,55 @@
 //! Which workers may take a request at all.
 
-use crate::domain::{Candidate, NoWorker, RoutingSettings};
+use crate::domain::{Candidate, NoWorker, PredictedCost, RoutingSettings};
 
-pub(super) fn may_take(candidate: &Candidate, settings: &RoutingSettings) -> bool {
-    candidate.ready
+/// A KV cache believed fuller than this takes no more.
+const KV_FULL: f64 = 0.98;
+
+pub(super) fn may_take(
+    candidate: &Candidate,
+    cost: &PredictedCost,
+    settings: &RoutingSettings,
+) -> bool {
+    is_available(candidate)
         && !candidate.tried
         && candidate
             .max_concurrency
             .is_none_or(|max| candidate.in_flight < max)
-        && within_queue_time(candidate, settings)
+        && (is_idle(candidate)
+            || within_queue_time(candidate, settings) && has_kv_room(candidate, cost))
 }
 
-/// An idle worker is within it however slow: otherwise nobody would ever measure it.
-fn within_queue_time(candidate: &Candidate, settings: &RoutingSettings) -> bool {
+/// Idle workers may take anything, however slow or small: otherwise nobody would ever measure them.
+fn is_idle(candidate: &Candidate) -> bool {
     candidate.in_flight == 0 && candidate.outstanding.0 <= 0.0
-        || candidate.outstanding.0
-            <= candidate.speed.0.max(0.0) * settings.max_queue_time.as_secs_f64()
 }
 
-pub(super) fn why_none(candidates: &[Candidate]) -> NoWorker {
-    let mut ready = candidates.iter().filter(|c| c.ready).peekable();
-    if ready.peek().is_none() {
-        NoWorker::NoneReady
-    } else if ready.all(|c| c.tried) {
-        NoWorker::AllTried
-    } else {
-        NoWorker::AllBusy
+fn within_queue_time(candidate: &Candidate, settings: &RoutingSettings) -> bool {
+    candidate.outstanding.0 <= candidate.speed.0.max(0.0) * settings.max_queue_time.as_secs_f64()
+}
+
+fn has_kv_room(candidate: &Candidate, cost: &PredictedCost) -> bool {
+    candidate
+        .kv
+        .is_none_or(|kv| kv.used + super::hold::kv_of(cost) <= kv.capacity * KV_FULL)
+}
+
+/// Ready and not ejected.
+fn is_available(candidate: &Candidate) -> bool {
+    candidate.ready && candidate.weight > 0.0
+}
+
+pub(super) fn why_none(candidates: impl Iterator<Item = Candidate>) -> NoWorker {
+    let mut reason = NoWorker::NoneReady;
+    for candidate in candidates.filter(|candidate| candidate.ready) {
+        if is_available(&candidate) && !candidate.tried {
+            return NoWorker::AllBusy;
+        }
+        if is_available(&candidate) {
+            reason = NoWorker::AllTried;
+        } else if reason == NoWorker::NoneReady {
+            reason = NoWorker::AllBusy;
+        }
     }
+    reason
 }

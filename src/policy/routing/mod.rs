@@ -1,150 +1,128 @@
-//! Which worker gets a request: least outstanding predicted work over speed.
+//! Which worker gets a request: least outstanding predicted work over speed, away from full KV caches, towards a
+//! prompt's beginning where it is held. One look at every worker; no sampling, no allocation.
 
+pub mod affinity;
 mod eligible;
-mod pick;
+pub mod hold;
 mod score;
+#[cfg(test)]
+mod tests;
+pub mod weight;
 
-use crate::domain::{Candidate, Choice, NoWorker, RoutingSettings, Tokens};
+use crate::domain::{Candidate, Choice, NoWorker, PredictedCost, Preference, RoutingSettings};
 
-/// Chooses among `candidates` for a request of predicted work `cost`. Equal scores go to the first
-/// candidate, so a table ordered by worker id breaks ties by id.
-pub fn choose_worker(
-    cost: Tokens,
-    candidates: &[Candidate],
+/// While every worker has less work than this, the one that finishes the request first is better than the one with
+/// the least to do.
+const SMALL_QUEUE_S: f64 = 0.5;
+
+/// Chooses among `candidates` for a request of predicted work `cost`. Equal scores go to the first candidate, so a
+/// table ordered by worker id breaks ties by id. The candidates are looked at twice where the best score alone does
+/// not decide.
+pub fn choose_worker<C>(
+    cost: &PredictedCost,
+    candidates: C,
     settings: &RoutingSettings,
-) -> Result<Choice, NoWorker> {
-    pick::least(
-        candidates
-            .iter()
-            .filter(|candidate| eligible::may_take(candidate, settings))
-            .map(|candidate| Choice {
-                slot: candidate.slot,
-                score_s: score::seconds_until_done(candidate, cost),
-            }),
-    )
-    .ok_or_else(|| eligible::why_none(candidates))
+) -> Result<Choice, NoWorker>
+where
+    C: Iterator<Item = Candidate> + Clone,
+{
+    let eligible = candidates
+        .clone()
+        .filter(|candidate| eligible::may_take(candidate, cost, settings));
+    let Some(survey) = Survey::of(cost, eligible.clone()) else {
+        return Err(eligible::why_none(candidates));
+    };
+    let rule = match settings.prefer {
+        Preference::Cost => Rule::Cheapest,
+        Preference::Latency if survey.all_small => Rule::FirstToFinish,
+        Preference::Latency if survey.any_held => Rule::LeastScore,
+        Preference::Latency => return Ok(survey.least),
+    };
+    Ok(pick(rule, cost, eligible, &survey, settings).unwrap_or(survey.least))
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+/// What one look at all eligible workers tells.
+struct Survey {
+    /// Without regard to what is held.
+    least: Choice,
+    all_small: bool,
+    any_held: bool,
+}
 
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::domain::TokensPerSecond;
-
-    fn settings() -> RoutingSettings {
-        RoutingSettings {
-            max_queue_time: Duration::from_secs(30),
-            kappa: 5.0,
-        }
-    }
-
-    fn worker(slot: usize, speed: f64, outstanding: f64) -> Candidate {
-        Candidate {
-            slot,
-            ready: true,
-            speed: TokensPerSecond(speed),
-            outstanding: Tokens(outstanding),
-            in_flight: 0,
-            max_concurrency: None,
-            tried: false,
-        }
-    }
-
-    fn choose(candidates: &[Candidate]) -> Result<usize, NoWorker> {
-        choose_worker(Tokens(100.0), candidates, &settings()).map(|choice| choice.slot)
-    }
-
-    #[test]
-    fn a_fast_worker_with_more_work_wins_when_it_is_done_sooner() {
-        assert_eq!(
-            choose(&[worker(0, 50.0, 0.0), worker(1, 500.0, 300.0)]),
-            Ok(1)
-        );
-        assert_eq!(
-            choose(&[worker(0, 50.0, 0.0), worker(1, 500.0, 2_000.0)]),
-            Ok(0)
-        );
-    }
-
-    #[test]
-    fn equal_scores_go_to_the_first() {
-        assert_eq!(
-            choose(&[worker(3, 50.0, 10.0), worker(4, 50.0, 10.0)]),
-            Ok(3)
-        );
-    }
-
-    #[test]
-    fn a_worker_beyond_its_queue_time_gets_nothing_but_an_idle_one_always_may() {
-        assert_eq!(choose(&[worker(0, 10.0, 301.0)]), Err(NoWorker::AllBusy));
-        assert_eq!(choose(&[worker(0, 0.001, 0.0)]), Ok(0));
-    }
-
-    #[test]
-    fn a_worker_at_its_concurrency_is_busy() {
-        let full = Candidate {
-            in_flight: 4,
-            max_concurrency: Some(4),
-            ..worker(0, 50.0, 10.0)
-        };
-        assert_eq!(choose(&[full]), Err(NoWorker::AllBusy));
-    }
-
-    #[test]
-    fn tried_workers_and_workers_that_are_not_ready_are_told_apart() {
-        let tried = Candidate {
-            tried: true,
-            ..worker(0, 50.0, 0.0)
-        };
-        let starting = Candidate {
-            ready: false,
-            ..worker(1, 50.0, 0.0)
-        };
-        assert_eq!(choose(&[tried, starting]), Err(NoWorker::AllTried));
-        assert_eq!(choose(&[starting]), Err(NoWorker::NoneReady));
-        assert_eq!(choose(&[]), Err(NoWorker::NoneReady));
-    }
-
-    prop_compose! {
-        fn any_candidate()(
-            speed in prop_oneof![Just(0.0), Just(f64::NAN), 0.1..5_000.0],
-            outstanding in 0.0..50_000.0,
-            in_flight in 0u32..64,
-            max in proptest::option::of(1u32..64),
-            ready: bool,
-            tried: bool,
-        ) -> Candidate {
-            Candidate {
-                slot: 0, ready, speed: TokensPerSecond(speed), outstanding: Tokens(outstanding),
-                in_flight, max_concurrency: max, tried,
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_chosen_worker_is_eligible_and_none_that_is_scores_less(
-            mut candidates in proptest::collection::vec(any_candidate(), 0..40),
-            cost in 1.0..10_000.0,
-        ) {
-            for (slot, candidate) in candidates.iter_mut().enumerate() {
-                candidate.slot = slot;
-            }
-            let may = |c: &Candidate| eligible::may_take(c, &settings());
-            match choose_worker(Tokens(cost), &candidates, &settings()) {
-                Ok(choice) => {
-                    prop_assert!(may(&candidates[choice.slot]));
-                    for other in candidates.iter().filter(|c| may(c)) {
-                        prop_assert!(
-                            score::seconds_until_done(other, Tokens(cost)) >= choice.score_s
-                        );
-                    }
+impl Survey {
+    fn of(cost: &PredictedCost, eligible: impl Iterator<Item = Candidate>) -> Option<Self> {
+        let mut survey: Option<Self> = None;
+        for candidate in eligible {
+            let choice = choice(&candidate, score::done_s(&candidate, cost));
+            let small = score::queue_s(&candidate) < SMALL_QUEUE_S;
+            let held = candidate.prefix_held > 0.0;
+            match &mut survey {
+                None => {
+                    survey = Some(Self {
+                        least: choice,
+                        all_small: small,
+                        any_held: held,
+                    });
                 }
-                Err(_) => prop_assert!(!candidates.iter().any(may)),
+                Some(survey) => {
+                    if choice.score_s < survey.least.score_s {
+                        survey.least = choice;
+                    }
+                    survey.all_small &= small;
+                    survey.any_held |= held;
+                }
             }
         }
+        survey
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Rule {
+    LeastScore,
+    FirstToFinish,
+    Cheapest,
+}
+
+/// `None` if nobody is eligible any more: loads change between two looks.
+fn pick(
+    rule: Rule,
+    cost: &PredictedCost,
+    eligible: impl Iterator<Item = Candidate>,
+    survey: &Survey,
+    settings: &RoutingSettings,
+) -> Option<Choice> {
+    let bound_s = survey.least.score_s + settings.affinity.bound.as_secs_f64();
+    let mut best: Option<((i32, f64), Choice)> = None;
+    for candidate in eligible {
+        let done_s = score::done_s(&candidate, cost);
+        // What a worker holds never outweighs being busier than the least busy by more than the bound.
+        let saved_s = if done_s <= bound_s {
+            score::saved_s(&candidate, cost)
+        } else {
+            0.0
+        };
+        let score_s = done_s - saved_s;
+        let key = match rule {
+            Rule::LeastScore => (0, score_s),
+            Rule::FirstToFinish => (0, score::finish_s(&candidate, cost) - saved_s),
+            Rule::Cheapest if score::meets(&candidate, cost, &settings.latency_aim) => {
+                (score::price_step(&candidate), score_s)
+            }
+            Rule::Cheapest => (i32::MAX, score_s),
+        };
+        if best.as_ref().is_none_or(|(least, _)| key < *least) {
+            best = Some((key, choice(&candidate, score_s)));
+        }
+    }
+    best.map(|(_, choice)| choice)
+}
+
+fn choice(candidate: &Candidate, score_s: f64) -> Choice {
+    Choice {
+        slot: candidate.slot,
+        score_s,
+        in_flight: candidate.in_flight,
+        outstanding: candidate.outstanding,
     }
 }

@@ -7,7 +7,7 @@ use pingora::proxy::Session;
 
 use super::Passing;
 use super::body::Body;
-use crate::domain::PassRoute;
+use crate::domain::{PassRoute, Prefix};
 use crate::engines::{ErrorKind, JsonObject, builtin_routes, peek_model};
 use crate::fleet::{EndpointFleet, Ticket};
 use crate::policy::admission::Patience;
@@ -84,6 +84,7 @@ impl Gateway {
                 tried: Vec::new(),
                 priority: wishes.priority,
                 resumed: false,
+                prefix: Prefix::default(),
             },
             admitted,
             received_at,

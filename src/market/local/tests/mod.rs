@@ -109,6 +109,7 @@ fn group(launch: LocalLaunch) -> WorkerGroup {
             concurrency: 1,
         },
         max_concurrency: None,
+        kv_tokens: None,
         usd_per_hour: UsdPerHour(0.25),
         api_key: None,
     }

@@ -1,0 +1,159 @@
+//! Routers compared on a mixed fleet in virtual time: the production one, one that knows lengths, and yardsticks.
+
+mod fleet;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use tidegate::simulate::chance::SplitMix;
+use tidegate::simulate::serving::{Arrival, Production, Router, Scenario, run};
+
+use crate::trace::{Trace, TraceRequest};
+use crate::yardsticks::{LeastConnections, PowerOfTwo, RoundRobin};
+use report::{Figures, Report, Row};
+
+/// The load as a share of what the fleet can do with requests of the trace's mean size.
+const LOAD: f64 = 0.75;
+const CUTS: [(&str, &str); 2] = [
+    ("azure2023_conv", "azure2023_conv_cut.csv"),
+    ("servegen_mlarge_1d", "servegen_mlarge_cut.csv"),
+];
+
+/// Compares routers on 1 fast, 2 middle and 6 slow modelled workers.
+#[derive(Debug, clap::Args)]
+pub struct RoutingCommand {
+    /// Where whole traces are; without it the cuts in loadtest/scenarios are played.
+    #[arg(long)]
+    traces: Option<PathBuf>,
+    /// Requests of each run.
+    #[arg(long, default_value_t = 8_000)]
+    requests: usize,
+    #[arg(long, default_value_t = 5)]
+    seeds: u64,
+    /// Play the part that settings were tuned on instead of the rest.
+    #[arg(long)]
+    tuning: bool,
+    /// Engines keep room for so many output tokens when they admit a request; unset: for all, and never preempt.
+    #[arg(long)]
+    reserve: Option<u32>,
+    /// The share of the fleet's capacity that the load takes.
+    #[arg(long, default_value_t = LOAD)]
+    load: f64,
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+const ROUTERS: [&str; 6] = [
+    "ours",
+    "knows lengths",
+    "least connections",
+    "power of two choices",
+    "round robin",
+    "ours, by cost",
+];
+
+impl RoutingCommand {
+    pub fn execute(self) -> Result<ExitCode> {
+        let mut report = Report::new(&self);
+        for (name, cut) in CUTS {
+            let trace = self.trace(name, cut)?;
+            let part = self.part(&trace);
+            for router in ROUTERS {
+                let runs: Vec<Figures> = (1..=self.seeds)
+                    .map(|seed| self.play(part, router, seed))
+                    .collect::<Result<_>>()?;
+                let row = Row::new(name, router, runs);
+                eprintln!("{row}");
+                report.rows.push(row);
+            }
+        }
+        println!("{}", report.document());
+        if let Some(path) = &self.out {
+            crate::harness::write_document(path, &report.document())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn trace(&self, name: &str, cut: &str) -> Result<Trace> {
+        match &self.traces {
+            Some(folder) => Trace::read(&folder.join(format!("{name}.csv"))),
+            None => Trace::read(
+                &Path::new(env!("CARGO_MANIFEST_DIR"))
+                    .join("scenarios")
+                    .join(cut),
+            ),
+        }
+    }
+
+    /// The first sixth is for tuning, the rest for judging. Cuts are too short to part.
+    fn part<'t>(&self, trace: &'t Trace) -> &'t [TraceRequest] {
+        let (tuning, judging) = trace.requests.split_at(trace.requests.len() / 6);
+        match (&self.traces, self.tuning) {
+            (None, _) => &trace.requests,
+            (Some(_), true) => tuning,
+            (Some(_), false) => judging,
+        }
+    }
+
+    fn play(&self, part: &[TraceRequest], router: &str, seed: u64) -> Result<Figures> {
+        let arrivals = self.arrivals(part, seed)?;
+        let scenario = Scenario {
+            machines: fleet::machines(),
+            settings: fleet::settings(),
+            reserve_tokens: self.reserve.unwrap_or(u32::MAX),
+            seed,
+        };
+        let mut router = router_named(router, &scenario, seed)?;
+        let served = run(&scenario, &arrivals, router.as_mut());
+        Ok(Figures::of(&served))
+    }
+
+    /// A piece of the trace that begins where the seed says, at the wanted load.
+    fn arrivals(&self, part: &[TraceRequest], seed: u64) -> Result<Vec<Arrival>> {
+        let count = self.requests.min(part.len());
+        ensure!(count > 1, "the trace is too short");
+        let room = part.len() - count;
+        let begin = (SplitMix(seed).unit() * room as f64) as usize;
+        let piece = &part[begin..begin + count];
+        let mean = |pick: fn(&TraceRequest) -> u32| {
+            piece
+                .iter()
+                .map(|request| f64::from(pick(request)))
+                .sum::<f64>()
+                / count as f64
+        };
+        let (prompt, output) = (mean(|r| r.input_tokens), mean(|r| r.output_tokens));
+        let rate = self.load * fleet::capacity(prompt, output);
+        let (first, last) = (piece[0].arrival_s, piece[count - 1].arrival_s);
+        let speedup = rate * (last - first) / count as f64;
+        ensure!(speedup > 0.0, "the trace stands still");
+        Ok(piece
+            .iter()
+            .map(|request| Arrival {
+                at_s: (request.arrival_s - first) / speedup,
+                prompt_tokens: request.input_tokens.max(1),
+                output_tokens: request.output_tokens.max(1),
+            })
+            .collect())
+    }
+}
+
+fn router_named(name: &str, scenario: &Scenario, seed: u64) -> Result<Box<dyn Router>> {
+    let ours = Production::new(&scenario.settings);
+    Ok(match name {
+        "ours" => Box::new(ours),
+        "knows lengths" => Box::new(Production {
+            knows_lengths: true,
+            ..ours
+        }),
+        "ours, by cost" => Box::new(Production::cheapest(&scenario.settings)),
+        "least connections" => Box::new(LeastConnections),
+        "power of two choices" => Box::new(PowerOfTwo {
+            chance: SplitMix(seed),
+        }),
+        "round robin" => Box::new(RoundRobin::default()),
+        other => None.with_context(|| format!("no router named {other}"))?,
+    })
+}

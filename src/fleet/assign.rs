@@ -1,0 +1,89 @@
+//! Giving workers to requests: policy chooses among all, the claim makes sure that the choice still holds.
+
+use std::sync::Arc;
+
+use super::claim::Claim;
+use super::endpoint::EndpointFleet;
+use super::worker::Worker;
+use crate::domain::{NoWorker, PredictedCost, Prefix, WorkerId};
+use crate::policy::choose_worker;
+use crate::policy::routing::affinity::Held;
+use crate::policy::routing::hold::Hold;
+
+/// A claim may lose the race for a worker this often before the request waits instead.
+const CLAIM_ATTEMPTS: usize = 64;
+
+/// What the choice of a worker depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Wish<'a> {
+    pub(super) cost: &'a PredictedCost,
+    pub(super) tried: &'a [WorkerId],
+    pub(super) prefix: &'a Prefix,
+}
+
+#[derive(Debug)]
+pub struct NoClaim(pub NoWorker);
+
+impl EndpointFleet {
+    pub(super) fn claim(self: &Arc<Self>, wish: Wish<'_>) -> Result<Claim, NoClaim> {
+        let settings = self.settings.load();
+        let table = self.table.load();
+        let held = self.who_holds(wish.prefix);
+        let hold = Hold::new(wish.cost);
+        for _ in 0..CLAIM_ATTEMPTS {
+            let candidates = table.iter().enumerate().map(|(slot, worker)| {
+                let tried = !wish.tried.is_empty() && wish.tried.contains(worker.id());
+                worker
+                    .scan
+                    .candidate(slot, tried, |incarnation| held.share_of(incarnation))
+            });
+            let choice =
+                choose_worker(wish.cost, candidates, &settings.routing).map_err(NoClaim)?;
+            let worker = &table[choice.slot];
+            if !worker.scan.load.claim(&choice, hold.work()) {
+                continue;
+            }
+            // The scaler stops the flow first and looks for requests in flight second; this looks in
+            // the other order, so one of the two sees the other.
+            let claim = Claim::new(Arc::clone(self), Arc::clone(worker), hold);
+            if worker.takes_requests() {
+                self.remember(worker, wish.prefix);
+                return Ok(claim);
+            }
+            claim.drop_quietly();
+        }
+        Err(NoClaim(NoWorker::AllBusy))
+    }
+
+    /// There are ready workers, and each was tried. Nothing to wait for that is here already.
+    pub(super) fn tried_all_ready(&self, tried: &[WorkerId]) -> bool {
+        if tried.is_empty() {
+            return false;
+        }
+        let table = self.table.load();
+        let mut ready = table
+            .iter()
+            .filter(|worker| worker.takes_requests() && worker.weight() > 0.0)
+            .peekable();
+        ready.peek().is_some() && ready.all(|worker| tried.contains(worker.id()))
+    }
+
+    fn who_holds(&self, prefix: &Prefix) -> Held {
+        if prefix.blocks().is_empty() {
+            return Held::default();
+        }
+        self.beliefs.lock().who_holds(prefix)
+    }
+
+    fn remember(&self, worker: &Worker, prefix: &Prefix) {
+        let incarnation = worker.scan.incarnation();
+        if incarnation == 0 || prefix.blocks().is_empty() {
+            return;
+        }
+        let settings = self.settings.load();
+        let now = self.demand.last_active();
+        self.beliefs
+            .lock()
+            .learn(incarnation, prefix, &settings.routing.affinity, now);
+    }
+}

@@ -1,0 +1,122 @@
+//! What a worker still holds of one request: predicted work, the part of it that is the prompt, and KV cache.
+
+use crate::domain::{PredictedCost, Tokens};
+
+/// While a request runs it counts as at least this much work, however wrong the prediction was.
+const LEAST_LEFT: u64 = 8_000;
+/// Room for answers that get longer than predicted: four of five stay below this many times the mean if their lengths are
+/// spread exponentially. A cache that runs over costs more than one that is not quite full.
+const KV_HEADROOM: f64 = 1.6;
+/// 4 million tokens; whoever adds up 2^16 requests stays within 48 bits.
+const MOST: f64 = ((1u64 << 32) - 1) as f64;
+
+/// Work in thousandths of an output-equivalent token, so that sums are exact and return to zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    work: u64,
+    prompt: u64,
+    kv: u64,
+    prompt_tokens: u64,
+    produced: u64,
+}
+
+/// What left the worker's load, and what its KV cache took beyond the prediction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub work: u64,
+    pub prompt: u64,
+    pub more_kv: u64,
+}
+
+impl Hold {
+    pub fn new(cost: &PredictedCost) -> Self {
+        let work = thousandths(cost.total);
+        let prompt_tokens = tokens(cost.prompt_tokens);
+        Self {
+            work,
+            prompt: work.saturating_sub(thousandths(Tokens(cost.output_tokens))),
+            kv: tokens(kv_of(cost)),
+            prompt_tokens,
+            produced: 0,
+        }
+    }
+
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    pub fn prompt(&self) -> u64 {
+        self.prompt
+    }
+
+    pub fn kv(&self) -> u64 {
+        self.kv
+    }
+
+    /// The first token came: the prompt's share is done.
+    pub fn prefilled(&mut self) -> Progress {
+        let prompt = std::mem::take(&mut self.prompt);
+        Progress {
+            work: self.done(prompt),
+            prompt,
+            more_kv: 0,
+        }
+    }
+
+    pub fn produced(&mut self, tokens: u32) -> Progress {
+        self.produced += u64::from(tokens);
+        let more_kv = (self.prompt_tokens + self.produced).saturating_sub(self.kv);
+        self.kv += more_kv;
+        Progress {
+            work: self.done(u64::from(tokens) * 1_000),
+            prompt: 0,
+            more_kv,
+        }
+    }
+
+    fn done(&mut self, work: u64) -> u64 {
+        let work = work.min(self.work.saturating_sub(LEAST_LEFT));
+        self.work -= work;
+        work
+    }
+}
+
+/// Tokens a request is expected to take of a KV cache at most.
+pub fn kv_of(cost: &PredictedCost) -> f64 {
+    cost.prompt_tokens + KV_HEADROOM * cost.output_tokens
+}
+
+pub fn thousandths(cost: Tokens) -> u64 {
+    (cost.0.max(0.0) * 1_000.0).min(MOST) as u64
+}
+
+fn tokens(count: f64) -> u64 {
+    count.clamp(0.0, MOST) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cost(prompt: f64, output: f64) -> PredictedCost {
+        crate::policy::cost::cost(prompt, output, 5.0)
+    }
+
+    #[test]
+    fn what_is_done_leaves_and_the_least_stays() {
+        let mut hold = Hold::new(&cost(500.0, 100.0));
+        assert_eq!((hold.work(), hold.kv()), (200_000, 660));
+        let read = hold.prefilled();
+        assert_eq!((read.work, read.prompt), (100_000, 100_000));
+        assert_eq!(hold.produced(60).work, 60_000);
+        assert_eq!(hold.produced(120).work, 32_000);
+        assert_eq!(hold.work(), 8_000);
+        assert_eq!(hold.kv(), 680, "longer than predicted");
+    }
+
+    #[test]
+    fn absurd_costs_are_bounded() {
+        assert_eq!(thousandths(Tokens(f64::NAN)), 0);
+        assert_eq!(thousandths(Tokens(f64::INFINITY)), (1 << 32) - 1);
+    }
+}
