@@ -10,6 +10,7 @@ mod json;
 mod llamacpp;
 mod obstacle;
 mod openai;
+mod openai_chunk;
 mod prefix;
 mod prompt;
 mod resume;

@@ -1,13 +1,10 @@
 //! OpenAI's completions and chat completions, which every engine here speaks and the client gets as they are.
 //! The usage is always asked for, to count by, and kept from clients that did not ask.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::fmt;
 
 use bytes::{Bytes, BytesMut};
-use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -15,6 +12,7 @@ use super::answer::{AnswerReader, Form, Gets, Seen, Tally};
 use super::call::{BadRequest, Call};
 use super::errors::error_message;
 use super::json::JsonObject;
+use super::openai_chunk::{Choice, Chunk, Delta, Usage};
 use super::seam::{SeamStop, frame};
 use super::transcript::{Head, Transcript};
 use super::{Exchange, obstacle};
@@ -27,8 +25,7 @@ pub(super) fn exchange(
     call: &Call,
     served_model: Option<&str>,
 ) -> Result<Exchange, BadRequest> {
-    let obstacle = obstacle::of_call(engine, call);
-    let transcript = Transcript::new(obstacle.or((!call.streamed).then_some(Obstacle::PromptForm)));
+    let transcript = Transcript::new(call.streamed, obstacle::of_call(engine, call));
     let mut body = call.body.clone();
     let meter = OpenAiMeter::new(engine, call, transcript.is_kept());
     meter.ask_for_counts(&mut body)?;
@@ -184,7 +181,7 @@ impl OpenAiMeter {
             Gets::Nothing
         } else if tally.before > 0 || self.seam.is_some() || self.counts.is_some() {
             self.usage_given |= usage_only;
-            self.rewrite(data, tally, transcript)
+            self.rewrite(data, usage_only, tally, transcript)
         } else {
             self.usage_given |= usage_only;
             Gets::TheEvent
@@ -235,11 +232,17 @@ impl OpenAiMeter {
     }
 
     /// The chunk as the client is to see it: of one answer, with that answer's totals.
-    fn rewrite(&self, data: &[u8], tally: &Tally, transcript: &Transcript) -> Gets {
+    fn rewrite(
+        &self,
+        data: &[u8],
+        usage_only: bool,
+        tally: &Tally,
+        transcript: &Transcript,
+    ) -> Gets {
         let Ok(mut chunk) = JsonObject::parse(Bytes::copy_from_slice(data)) else {
             return Gets::TheEvent;
         };
-        self.take_out_counts(&mut chunk, tally);
+        self.take_out_counts(&mut chunk, usage_only, tally);
         if tally.before > 0 || self.seam.is_some() {
             let head = transcript.head.clone().unwrap_or_default();
             for (name, value) in head.fields() {
@@ -254,17 +257,14 @@ impl OpenAiMeter {
         Gets::Instead(frame(&chunk.to_bytes()))
     }
 
-    fn take_out_counts(&self, chunk: &mut JsonObject, tally: &Tally) {
+    fn take_out_counts(&self, chunk: &mut JsonObject, usage_only: bool, tally: &Tally) {
         if self.counts == Some(Counts::Timings) && self.finished.is_empty() {
             chunk.remove("timings");
         }
         if chunk.raw("usage").is_none() {
             return;
         }
-        let at_the_end = chunk
-            .raw("choices")
-            .is_some_and(|list| list.as_ref() == b"[]");
-        if at_the_end || self.usage_always_wanted || self.counts != Some(Counts::Usage) {
+        if usage_only || self.usage_always_wanted || self.counts != Some(Counts::Usage) {
             if tally.before > 0 {
                 self.total_usage(chunk, tally);
             }
@@ -440,179 +440,5 @@ fn note_error(
     if error.is_some() || object.is_some_and(|object| object.get() == "\"error\"") {
         let event: Value = serde_json::from_slice(data).unwrap_or_default();
         tally.error = Some(error_message(&event).unwrap_or_else(|| "unknown error".to_owned()));
-    }
-}
-
-/// A stream's chunk or a whole answer; the two differ only in `delta` and `message`.
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow, default)]
-    choices: Option<Vec<Choice<'a>>>,
-    #[serde(default)]
-    usage: Option<Usage>,
-    #[serde(default)]
-    timings: Option<Timings>,
-    #[serde(default)]
-    error: Option<IgnoredAny>,
-    #[serde(borrow, default)]
-    object: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize, Default)]
-pub(super) struct Usage {
-    #[serde(default)]
-    pub prompt_tokens: Option<u32>,
-    #[serde(default)]
-    pub completion_tokens: Option<u32>,
-}
-
-/// llama.cpp's own.
-#[derive(Deserialize, Default)]
-struct Timings {
-    #[serde(default)]
-    predicted_n: Option<u32>,
-    /// Prompt tokens worked through, and those that were in the cache.
-    #[serde(default)]
-    prompt_n: Option<u32>,
-    #[serde(default)]
-    cache_n: Option<u32>,
-}
-
-impl Timings {
-    fn prompt_tokens(&self) -> Option<u32> {
-        self.prompt_n
-            .map(|tokens| tokens.saturating_add(self.cache_n.unwrap_or(0)))
-    }
-}
-
-#[derive(Deserialize)]
-struct Choice<'a> {
-    #[serde(default)]
-    index: u32,
-    #[serde(borrow, default)]
-    text: Said<'a>,
-    #[serde(borrow, default, alias = "message")]
-    delta: Option<Delta<'a>>,
-    #[serde(default)]
-    token_ids: Option<Vec<IgnoredAny>>,
-    #[serde(borrow, default)]
-    finish_reason: Option<Cow<'a, str>>,
-}
-
-impl Choice<'_> {
-    fn tokens(&self) -> u32 {
-        match &self.token_ids {
-            Some(ids) if !ids.is_empty() => u32::try_from(ids.len()).unwrap_or(u32::MAX),
-            _ => u32::from(self.text_bytes() > 0),
-        }
-    }
-
-    fn text_bytes(&self) -> usize {
-        self.text.length() + self.delta.as_ref().map_or(0, Delta::bytes)
-    }
-
-    /// The answer's own text in it.
-    fn content(&self) -> &str {
-        let delta = self.delta.as_ref().map_or("", |delta| &delta.content.text);
-        if delta.is_empty() {
-            &self.text.text
-        } else {
-            delta
-        }
-    }
-}
-
-/// What a chat's chunk adds to, or a message holds.
-#[derive(Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow, default)]
-    content: Said<'a>,
-    #[serde(borrow, default)]
-    reasoning_content: Said<'a>,
-    #[serde(borrow, default)]
-    reasoning: Said<'a>,
-    #[serde(borrow, default)]
-    refusal: Said<'a>,
-    #[serde(borrow, default)]
-    tool_calls: Said<'a>,
-}
-
-impl Delta<'_> {
-    fn bytes(&self) -> usize {
-        // Engines that renamed `reasoning_content` send it under both names.
-        self.content.length()
-            + self.reasoning_content.length().max(self.reasoning.length())
-            + self.refusal.length()
-            + self.tool_calls.length()
-    }
-
-    fn obstacle(&self) -> Option<Obstacle> {
-        if self.tool_calls.length() > 0 {
-            Some(Obstacle::ToolCalls)
-        } else if self.reasoning_content.length() + self.reasoning.length() > 0 {
-            Some(Obstacle::Reasoning)
-        } else if self.refusal.length() + self.content.items > 0 {
-            Some(Obstacle::Modality)
-        } else {
-            None
-        }
-    }
-}
-
-/// Text, or a list of which only the length matters.
-#[derive(Clone, Default)]
-struct Said<'a> {
-    text: Cow<'a, str>,
-    items: usize,
-}
-
-impl Said<'_> {
-    fn length(&self) -> usize {
-        self.text.len() + self.items
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Said<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SaidVisitor)
-    }
-}
-
-struct SaidVisitor;
-
-impl<'de> Visitor<'de> for SaidVisitor {
-    type Value = Said<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text, a list or null")
-    }
-
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Said<'de>, E> {
-        Ok(Said {
-            text: Cow::Borrowed(text),
-            items: 0,
-        })
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Said<'de>, E> {
-        Ok(Said {
-            text: Cow::Owned(text.to_owned()),
-            items: 0,
-        })
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Said<'de>, E> {
-        Ok(Said::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Said<'de>, A::Error> {
-        let mut items = 0;
-        while list.next_element::<IgnoredAny>()?.is_some() {
-            items += 1;
-        }
-        Ok(Said {
-            text: Cow::Borrowed(""),
-            items,
-        })
     }
 }

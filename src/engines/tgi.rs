@@ -20,8 +20,7 @@ use crate::domain::{Api, EngineKind, Obstacle};
 /// TGI's routes over an engine that has them.
 pub(super) fn exchange(engine: EngineKind, call: &Call) -> Exchange {
     let meter = GenerateMeter::new(call);
-    let obstacle = obstacle::of_call(engine, call);
-    let transcript = Transcript::new(obstacle.or((!call.streamed).then_some(Obstacle::PromptForm)));
+    let transcript = Transcript::new(call.streamed, obstacle::of_call(engine, call));
     Exchange {
         path: path(call),
         body: if meter.withhold_details {

@@ -20,7 +20,7 @@ pub struct Transcript {
     /// Fields that are the same in every chunk of one OpenAI answer.
     pub(super) head: Option<Head>,
     obstacle: Option<Obstacle>,
-    /// Without an obstacle from the start the text is kept.
+    /// The text is kept.
     kept: bool,
 }
 
@@ -45,11 +45,12 @@ impl Head {
 }
 
 impl Transcript {
-    /// `obstacle` is one that the request itself has: then nothing is kept.
-    pub(super) fn new(obstacle: Option<Obstacle>) -> Self {
+    /// For answers that are passed as they are. Kept only for a stream, and only if nothing in the request is an
+    /// obstacle.
+    pub(super) fn new(streamed: bool, obstacle: Option<Obstacle>) -> Self {
         Self {
             obstacle,
-            kept: obstacle.is_none(),
+            kept: streamed && obstacle.is_none(),
             ..Self::default()
         }
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::call::{BadRequest, Call};
 use super::errors::error_message;
 use super::generate::{GenerateParameters, cannot_serve};
-use super::openai::Usage;
+use super::openai_chunk::Usage;
 use super::transcript::Transcript;
 use super::translate::{Dialect, Finish, Said, Token, Whole};
 
