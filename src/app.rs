@@ -17,7 +17,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
-use pingora::proxy::http_proxy;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
 use pingora::services::listening::Service;
@@ -25,12 +24,12 @@ use pingora::services::listening::Service;
 use self::handover::{Paths, Taking};
 use crate::admin::{Admin, AdminToken};
 use crate::config::{Config, Files, ServerConfig};
-use crate::domain::{Endpoint, EndpointName, FixedWorker, MarketKind, Source};
+use crate::domain::{Access, Endpoint, EndpointName, FixedWorker, MarketKind, Source};
 use crate::fleet::{Fleet, Learned};
 use crate::ledger::Ledger;
 use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
 use crate::probe::Prober;
-use crate::proxy::{Gateway, KeyRing, ProxySettings};
+use crate::proxy::{ConnectionServer, Gateway, KeyRing, ProxySettings, TlsAcceptor};
 use crate::scaler::{Markets, Scaler};
 use crate::telemetry::{AccessLog, DecisionLog, Metrics, now};
 
@@ -67,15 +66,14 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         Some(paths) if upgrade => Taking::ask(paths)?,
         _ => None,
     };
-    for (address, key) in [
-        (settings.listen, "listen"),
-        (settings.admin_listen, "admin_listen"),
-    ] {
+    let admin_address = (settings.admin_listen, "admin_listen");
+    for (address, key) in listen::client_addresses(&settings).chain([admin_address]) {
         let inherited = taking.as_ref().map(|taking| &taking.listening);
         if !inherited.is_some_and(|listening| listening.contains(&address.to_string())) {
             listen::check_free(address, key)?;
         }
     }
+    listen::raise_descriptor_limit(&settings.connections);
     listen::end_without_listeners();
     // reqwest takes its cryptography from here; ring is what Pingora uses too.
     if rustls::crypto::ring::default_provider()
@@ -114,8 +112,8 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         ledger.installation(),
         fixed_workers(&endpoints),
     ));
-    let keys = KeyRing::new(&access, &KeyRing::default());
-    let proxy_settings = Arc::new(ArcSwap::from_pointee(proxy_settings(&settings, keys)));
+    let proxy_settings = proxy_settings(&settings, &access, &KeyRing::default())?;
+    let proxy_settings = Arc::new(ArcSwap::from_pointee(proxy_settings));
 
     let scaler = Scaler::new(
         Arc::clone(&fleet),
@@ -166,8 +164,15 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         reload: Box::new(move || reloader.reload()),
     };
     let access_log = Arc::new(AccessLog::default());
-    let gateway = Gateway::new(fleet, metrics, proxy_settings, access_log);
-    serve(server, &settings, gateway, admin, control);
+    let gateway = Gateway::new(
+        fleet,
+        Arc::clone(&metrics),
+        Arc::clone(&proxy_settings),
+        access_log,
+    );
+    let conf = &server.configuration;
+    let clients = listen::clients(conf, &settings, gateway, proxy_settings, metrics);
+    serve(server, &settings, clients, admin, control);
     Ok(())
 }
 
@@ -193,7 +198,7 @@ fn server(settings: &ServerConfig, paths: Option<&Paths>, takes_over: bool) -> S
 fn serve(
     mut server: Server,
     settings: &ServerConfig,
-    gateway: Gateway,
+    clients: Service<ConnectionServer<listen::App>>,
     admin: Admin,
     control: background::Control,
 ) {
@@ -203,13 +208,10 @@ fn serve(
         end: Arc::clone(&control.end),
     };
     let takes_over = control.predecessor.lock().is_some();
-    let proxy = http_proxy(&server.configuration, gateway);
-    let mut proxy = Service::new("gateway".to_owned(), keep_open::KeepOpen::new(proxy));
-    proxy.add_tcp(&settings.listen.to_string());
     let mut admin = Service::new("admin".to_owned(), admin);
     admin.threads = Some(1);
     admin.add_tcp(&settings.admin_listen.to_string());
-    let proxy = server.add_service(proxy);
+    let proxy = server.add_service(clients);
     let admin = server.add_service(admin);
     let control = server.add_service(control);
     if takes_over {
@@ -242,12 +244,21 @@ fn refuse_unbuilt_markets(endpoints: &[Endpoint]) -> Result<()> {
     Ok(())
 }
 
-fn proxy_settings(settings: &ServerConfig, keys: KeyRing) -> ProxySettings {
-    ProxySettings {
-        keys,
+/// What was used of keys' limits goes on from `before`.
+fn proxy_settings(
+    settings: &ServerConfig,
+    access: &Access,
+    before: &KeyRing,
+) -> Result<ProxySettings> {
+    let certified = settings.tls.as_ref().map(|tls| Arc::clone(&tls.certified));
+    let tls = certified.map(TlsAcceptor::new).transpose().context("tls")?;
+    Ok(ProxySettings {
+        keys: KeyRing::new(access, before),
         max_body_bytes: settings.max_body_bytes,
         body_timeout: settings.body_timeout,
-    }
+        connections: settings.connections.clone(),
+        tls,
+    })
 }
 
 fn fixed_workers(endpoints: &[Endpoint]) -> Vec<(EndpointName, Vec<FixedWorker>)> {

@@ -1,7 +1,7 @@
 //! What a reload cannot do: settings that wait for the next start, and those that only new workers see.
 
-use crate::config::ServerConfig;
-use crate::domain::{Endpoint, Source, WorkerGroup};
+use crate::config::{ServerConfig, TlsConfig};
+use crate::domain::{ConnectionLimits, Endpoint, Source, WorkerGroup};
 use crate::fleet::Fleet;
 
 /// Keys whose new values count from the next start, or upgrade, on.
@@ -11,6 +11,8 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         listen,
         admin_listen,
         insecure: _,
+        connections,
+        tls,
         admin_token: _,
         state_dir,
         threads,
@@ -23,7 +25,17 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         local_market,
         log,
     } = running;
+    let of_listeners = |limits: &ConnectionLimits| {
+        let http2 = (limits.http2_streams_max, limits.http2_idle_timeout);
+        (limits.send_buffer_bytes, http2)
+    };
+    let tls_listen = |tls: &Option<TlsConfig>| tls.as_ref().map(|tls| tls.listen);
     let differs = [
+        (
+            "connections (send_buffer, http2_max_streams, http2_idle_timeout)",
+            of_listeners(connections) != of_listeners(&new.connections),
+        ),
+        ("tls.listen", tls_listen(tls) != tls_listen(&new.tls)),
         ("listen", *listen != new.listen),
         ("admin_listen", *admin_listen != new.admin_listen),
         ("state_dir", *state_dir != new.state_dir),

@@ -11,7 +11,7 @@ use crate::config::{self, Files, ServerConfig};
 use crate::domain::Endpoint;
 use crate::fleet::Fleet;
 use crate::market::FixedMarket;
-use crate::proxy::{KeyRing, ProxySettings};
+use crate::proxy::ProxySettings;
 use crate::telemetry::Metrics;
 
 pub(super) struct Reloader {
@@ -64,13 +64,14 @@ impl Reloader {
             .map_err(|mistakes| mistakes.to_string())?;
         refuse_unbuilt_markets(&config.endpoints).map_err(|error| error.to_string())?;
         self.refuse_changed_markets(&config.endpoints)?;
+        let before = self.proxy_settings.load_full();
+        let proxy_settings = proxy_settings(&config.server, &config.access, &before.keys)
+            .map_err(|error| format!("{error:#}"))?;
         let for_new_workers = changes::for_new_workers(&self.fleet, &config.endpoints);
         let token = config.server.admin_token.as_ref();
         let token = token.map(|token| Arc::new(AdminToken::new(token.expose())));
         self.admin_token.store(token);
-        let keys = KeyRing::new(&config.access, &self.proxy_settings.load().keys);
-        self.proxy_settings
-            .store(Arc::new(proxy_settings(&config.server, keys)));
+        self.proxy_settings.store(Arc::new(proxy_settings));
         self.fixed.replace(fixed_workers(&config.endpoints));
         self.fleet.replace_settings(&config.endpoints);
         let names = config.endpoints.iter();

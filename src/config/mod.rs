@@ -1,5 +1,6 @@
 //! Outside formats in, one validated `Config` out; every mistake is reported at once, with line and column.
 
+mod connections;
 mod endpoint;
 mod files;
 mod groups;
@@ -21,6 +22,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::domain::{Access, Endpoint};
+pub use connections::TlsConfig;
 use endpoint::Name;
 use files::SERVER_FILE;
 pub use files::{Files, SourceFile, read as read_files};

@@ -7,11 +7,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
+use super::connections::{self, TlsConfig};
 use super::keys::{self, KeyList};
 use super::mistakes::Mistake;
 use super::section::{REDACTED, Reader, Section, shown};
 use super::tree::{Kind, NOTHING, Node};
-use crate::domain::Secret;
+use crate::domain::{ConnectionLimits, Secret};
 
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -19,6 +20,8 @@ pub struct ServerConfig {
     pub admin_listen: SocketAddr,
     /// Allows listeners that are neither loopback nor protected.
     pub insecure: bool,
+    pub connections: ConnectionLimits,
+    pub tls: Option<TlsConfig>,
     /// Needed by admin calls that change something.
     pub admin_token: Option<Secret>,
     pub state_dir: PathBuf,
@@ -65,6 +68,8 @@ pub(super) fn read(reader: &Reader, root: &Node) -> ServerFile {
         listen: s.parsed("listen", local_address(8080), address),
         admin_listen: s.parsed("admin_listen", local_address(9464), address),
         insecure: s.flag("insecure", false),
+        connections: connections::limits(&s),
+        tls: connections::tls(&s),
         admin_token: admin_token(&s),
         state_dir: state_dir(&s),
         threads: s.count("threads", 0, 0..=1024) as usize,
@@ -138,13 +143,22 @@ fn secret(s: &Section, node: &Node, key: &str) -> Option<Secret> {
 
 /// Port 0 is any free one; an unspecified address takes a port from all others.
 fn refuse_shared_port(s: &Section, config: &ServerConfig) {
-    let (one, other) = (config.listen, config.admin_listen);
-    let overlap =
-        one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
-    if one.port() != 0 && one.port() == other.port() && overlap {
-        let node = s.get("admin_listen").or(s.get("listen")).unwrap_or(s.node);
-        let what = "listen and admin_listen are the same";
-        s.reader.mistake_at(node, what, "a port for each");
+    let overlap = |one: SocketAddr, other: SocketAddr| {
+        let same = one.ip() == other.ip();
+        let overlap = same || one.ip().is_unspecified() || other.ip().is_unspecified();
+        one.port() != 0 && one.port() == other.port() && overlap
+    };
+    let refuse = |node: Option<&Node>, what: &str| {
+        s.reader
+            .mistake_at(node.unwrap_or(s.node), what, "a port for each");
+    };
+    if overlap(config.listen, config.admin_listen) {
+        let node = s.get("admin_listen").or(s.get("listen"));
+        refuse(node, "listen and admin_listen are the same");
+    }
+    let Some(tls) = &config.tls else { return };
+    if overlap(tls.listen, config.listen) || overlap(tls.listen, config.admin_listen) {
+        refuse(s.get("tls"), "tls.listen is the same as another listener");
     }
 }
 
@@ -161,20 +175,35 @@ fn open_to_all(s: &Section, config: &ServerConfig) -> Option<Mistake> {
     let no_keys = s
         .get("api_keys")
         .is_none_or(|node| matches!(&node.kind, Kind::List(keys) if keys.is_empty()));
-    if config.insecure || config.listen.ip().is_loopback() || !no_keys {
+    if config.insecure || !no_keys {
         return None;
     }
-    open(s, "listen", "API keys", "api_keys")
+    if !config.listen.ip().is_loopback() {
+        return open(s, "listen", "API keys", "api_keys");
+    }
+    let tls = config.tls.as_ref()?.listen;
+    let node = s.get("tls").filter(|_| !tls.ip().is_loopback())?;
+    Some(open_mistake(
+        s,
+        node,
+        "tls.listen is not loopback",
+        "API keys",
+        "api_keys",
+    ))
 }
 
 fn open(s: &Section, listener: &'static str, missing: &str, key: &str) -> Option<Mistake> {
     let node = s.get(listener)?;
-    let address = shown(node);
-    Some(Mistake {
+    let what = format!("{listener} is {}", shown(node));
+    Some(open_mistake(s, node, &what, missing, key))
+}
+
+fn open_mistake(s: &Section, node: &Node, what: &str, missing: &str, key: &str) -> Mistake {
+    Mistake {
         file: s.reader.file.to_owned(),
         line: node.line,
         column: node.column,
-        what: format!("{listener} is {address}, open to the network without {missing}"),
+        what: format!("{what}, open to the network without {missing}"),
         expected: format!("{key}, a loopback address, or insecure: true"),
-    })
+    }
 }

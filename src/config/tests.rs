@@ -1,5 +1,6 @@
 //! Each kind of mistake with its exact place, and what a right configuration becomes.
 
+mod connections;
 mod files;
 mod keys;
 mod routes;

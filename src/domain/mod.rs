@@ -3,6 +3,7 @@
 
 mod choice;
 mod client;
+mod connection;
 mod endpoint;
 mod ids;
 mod passage;
@@ -18,6 +19,7 @@ mod worker;
 
 pub use choice::{Candidate, Choice, GapLaw, KvRoom, NoWorker, WaitReason};
 pub use client::{Access, ApiKey, KeyLimits, KeyScope, NeedsKey, Secret};
+pub use connection::ConnectionLimits;
 pub use endpoint::{
     Endpoint, EngineKind, FixedWorker, HedgeSettings, LocalLaunch, MarketKind, RequestLimits,
     RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch, WaitingSettings,

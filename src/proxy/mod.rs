@@ -6,6 +6,7 @@ mod answer;
 mod attempt;
 mod authorize;
 mod client;
+mod connection;
 mod forward;
 mod gaps;
 mod hedge;
@@ -19,6 +20,7 @@ mod reply;
 mod reply_headers;
 mod respond;
 mod route;
+mod screen;
 mod serve;
 mod stop;
 mod understand;
@@ -37,6 +39,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 
+use crate::domain::ConnectionLimits;
 use crate::engines::ErrorKind;
 use crate::fleet::Fleet;
 use crate::telemetry::{AccessLog, Metrics};
@@ -48,12 +51,16 @@ use serve::answer;
 use stop::{Outcome, Stop};
 
 pub use authorize::KeyRing;
+pub use connection::{ConnectionServer, TlsAcceptor};
 
 /// Server-wide settings of the data path; replaced whole on reload.
 pub struct ProxySettings {
     pub keys: KeyRing,
     pub max_body_bytes: usize,
     pub body_timeout: std::time::Duration,
+    pub connections: ConnectionLimits,
+    /// How connections of the TLS listener are secured.
+    pub tls: Option<TlsAcceptor>,
 }
 
 /// The proxy's side of Tidegate: everything a request needs.

@@ -18,9 +18,6 @@ use crate::policy::resume::silence_max;
 const SILENT: &str = "the worker was silent for too long";
 const TAKEN: &str = "the worker is being taken out of service";
 
-/// Longest the gateway waits for a client that does not read.
-pub(super) const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// How a worker's part of a stream ended.
 pub(super) enum Relayed {
     Whole(Ending),

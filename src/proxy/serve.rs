@@ -9,9 +9,9 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use super::pass::{self, Passing};
 use super::record::Record;
-use super::relay::CLIENT_WRITE_TIMEOUT;
 use super::respond::{self, Refusal};
 use super::route::{Route, classify};
+use super::screen::{Screened, screen};
 use super::stop::{Outcome, Stop};
 use super::understand::Request;
 use super::{Gateway, models};
@@ -28,10 +28,16 @@ impl Gateway {
         session: &mut Session,
         record: &Record,
     ) -> pingora::Result<Option<Box<Passing>>> {
+        let settings = self.settings.load_full();
         let client = &mut session.downstream_session;
-        client.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT));
+        client.set_write_timeout(Some(settings.connections.write_timeout));
         client.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
         record.head(session);
+        if let Err(screened) = screen(session.req_header(), &settings.connections) {
+            record.outcome(Outcome::ClientError.as_str(), None);
+            self.turn_away(session, screened).await?;
+            return Ok(None);
+        }
         if self.fleet.is_leaving() {
             session.set_keepalive(None);
         }
@@ -70,6 +76,17 @@ impl Gateway {
         answered.map(|()| None)
     }
 
+    /// What comes after such a header on its connection may be anything.
+    async fn turn_away(&self, session: &mut Session, screened: Screened) -> pingora::Result<()> {
+        let labels = [screened.rule];
+        self.metrics
+            .clients_refused
+            .with_label_values(&labels)
+            .inc();
+        session.set_keepalive(None);
+        respond::refuse(session, &screened.refusal()).await
+    }
+
     async fn models(&self, session: &mut Session, endpoint: Option<&str>) -> pingora::Result<()> {
         let settings = self.settings.load();
         let admitted = match self.let_in(session, None, &settings.keys) {
@@ -78,7 +95,8 @@ impl Gateway {
         };
         if let Some(name) = endpoint {
             let Some(endpoint) = self.fleet.endpoint(name) else {
-                return respond::refuse(session, &self.unknown(None, "endpoint", name)).await;
+                let refusal = self.unknown(&admitted.caller, None, "endpoint", name);
+                return respond::refuse(session, &refusal).await;
             };
             if let Err(stop) = self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)
             {

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use pingora::proxy::Session;
 
 use super::allow::Admitted;
+use super::authorize::Caller;
 use super::read_request::read_body;
 use super::record::Record;
 use super::respond::Refusal;
 use super::stop::{Outcome, Stop, bad_request, body_stop};
 use super::wishes::Wishes;
 use super::{Gateway, models};
-use crate::domain::{Api, ClientKey, PredictedCost, RequestShape};
+use crate::domain::{Api, ClientKey, EndpointName, PredictedCost, RequestShape};
 use crate::engines::{self, BadRequest, Call, ErrorKind, JsonObject, peek_model, read_call};
 use crate::fleet::EndpointFleet;
 use crate::telemetry::now;
@@ -65,7 +66,7 @@ impl Gateway {
                 },
             )
         })?;
-        let endpoint = self.find_endpoint(api, endpoint, &body)?;
+        let endpoint = self.find_endpoint(&admitted.caller, api, endpoint, &body)?;
         record.endpoint(&endpoint.name);
         self.may_call(&admitted.caller, Some(api), &endpoint.name, &settings.keys)?;
         let limits = endpoint.settings().limits.clone();
@@ -100,6 +101,7 @@ impl Gateway {
     /// By path, else by `model`, else the only one there is.
     fn find_endpoint(
         &self,
+        caller: &Caller,
         api: Api,
         path: Option<&str>,
         body: &JsonObject,
@@ -108,7 +110,8 @@ impl Gateway {
             found
                 .filter(|endpoint| !endpoint.is_removed())
                 .ok_or_else(|| {
-                    Stop::Refused(self.unknown(Some(api), what, name), Outcome::ClientError)
+                    let refusal = self.unknown(caller, Some(api), what, name);
+                    Stop::Refused(refusal, Outcome::ClientError)
                 })
         };
         if let Some(name) = path {
@@ -124,7 +127,7 @@ impl Gateway {
         match (live.next(), live.next()) {
             (Some(only), None) => Ok(Arc::clone(only)),
             _ => {
-                let names = models::names(&self.fleet, |_| true).join(", ");
+                let names = self.names_for(caller);
                 let message = format!("say which model: one of {names}");
                 let mut refusal = Refusal::new(Some(api), ErrorKind::UnknownModel, message);
                 refusal.param = Some("model");
@@ -133,13 +136,26 @@ impl Gateway {
         }
     }
 
-    pub(super) fn unknown(&self, api: Option<Api>, what: &str, name: &str) -> Refusal {
-        let names = models::names(&self.fleet, |_| true).join(", ");
+    pub(super) fn unknown(
+        &self,
+        caller: &Caller,
+        api: Option<Api>,
+        what: &str,
+        name: &str,
+    ) -> Refusal {
+        let names = self.names_for(caller);
         let shown: String = name.chars().take(100).collect();
         let message = format!("no {what} named {shown:?}; there is {names}");
         let mut refusal = Refusal::new(api, ErrorKind::UnknownModel, message);
         refusal.param = (what == "model").then_some("model");
         refusal
+    }
+
+    /// Of what the caller's key does not open it learns no name.
+    pub(super) fn names_for(&self, caller: &Caller) -> String {
+        let settings = self.settings.load();
+        let opens = |name: &EndpointName| caller.may_call(name, &settings.keys).is_ok();
+        models::names(&self.fleet, opens).join(", ")
     }
 }
 

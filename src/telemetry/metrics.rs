@@ -18,6 +18,8 @@ pub struct Metrics {
     pub output_tokens: IntCounterVec,
     pub attempts_failed: IntCounterVec,
     pub ejections: IntCounterVec,
+    pub connections: GaugeVec,
+    pub clients_refused: IntCounterVec,
     pub key_requests: IntCounterVec,
     pub key_tokens: IntCounterVec,
     pub key_refusals: IntCounterVec,
@@ -132,6 +134,18 @@ impl Metrics {
                 "tidegate_attempts_failed_total",
                 "Attempts at a worker that failed before the client saw a byte.",
                 &[ep, "cause"],
+            )?,
+            connections: gauge(
+                &r,
+                "tidegate_connections",
+                "Open connections of clients.",
+                &[],
+            )?,
+            clients_refused: counter(
+                &r,
+                "tidegate_clients_refused_total",
+                "Connections and requests turned away before they were understood, by the rule.",
+                &["rule"],
             )?,
             key_requests: counter(
                 &r,

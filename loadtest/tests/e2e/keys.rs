@@ -1,15 +1,13 @@
 //! Keys, what they open, and their limits; whose key goes where.
 
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 
 use loadtest::fakes::worker::{Settings, Worker};
 use loadtest::harness::{ConfigDir, Gateway, tidegate_binary};
 use reqwest::Response;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
+use crate::eavesdropper::Eavesdropper;
 use crate::support::*;
 
 const ALICE: &str = "alice-secret-00001";
@@ -93,7 +91,13 @@ async fn calls_need_a_key_where_keys_are_configured() {
     );
     let shown = [metrics(&gateway).await, fleet(&gateway).await.to_string()].concat();
     assert!(!shown.contains("alice-secret"), "a key is shown");
-    assert!(shown.contains("tidegate_key_refusals_total{key=\"\",rule=\"unknown_key\"} 5"));
+    let refused = shown
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("tidegate_key_refusals_total{key=\"\",rule=\"unknown_key\"} ")
+        })
+        .map(|count| count.parse::<u32>());
+    assert!(matches!(refused, Some(Ok(5..))), "{refused:?}");
 }
 
 #[tokio::test]
@@ -127,6 +131,11 @@ async fn a_key_opens_its_endpoints_and_no_other() {
             assert_eq!(body["error"]["code"], "insufficient_permissions");
         }
     }
+    let mut wrong = chat(2, false);
+    wrong["model"] = json!("three");
+    let answer = call(&gateway, "/v1/chat/completions", Some(BOB), &wrong).await;
+    let said = answer.text().await.expect("text");
+    assert!(said.contains("there is two"), "names of others: {said}");
     let models = client()
         .get(format!("{}/v1/models", gateway.base_url))
         .bearer_auth(BOB)
@@ -258,71 +267,9 @@ async fn a_reload_changes_keys_and_keeps_what_was_used() {
     assert_eq!(answer.status(), 200, "a new key opens at once");
 }
 
-/// A worker that remembers every byte it was sent.
-struct Eavesdropper {
-    url: String,
-    heard: Arc<Mutex<String>>,
-}
-
-impl Eavesdropper {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let heard = Arc::default();
-        let notes = Arc::clone(&heard);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer_all(stream, Arc::clone(&notes)));
-            }
-        });
-        Self {
-            url: format!("http://{address}"),
-            heard,
-        }
-    }
-
-    fn heard(&self) -> String {
-        self.heard.lock().expect("a lock").clone()
-    }
-}
-
-/// Answers whatever comes as a model list and a completion in one.
-async fn answer_all(mut stream: TcpStream, heard: Arc<Mutex<String>>) {
-    let body = json!({"data": [{"id": "m"}], "model": "m", "generated_text": "hello",
-        "choices": [{"index": 0, "text": "hello", "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
-    .to_string();
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-worker-secret: {WORKER}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut bytes = vec![0; 65_536];
-    let mut text = String::new();
-    while let Ok(read @ 1..) = stream.read(&mut bytes).await {
-        text.push_str(&String::from_utf8_lossy(&bytes[..read]));
-        let Some((head, body)) = text.split_once("\r\n\r\n") else {
-            continue;
-        };
-        let length = head
-            .lines()
-            .find_map(|line| {
-                let (name, value) = line.split_once(':')?;
-                name.eq_ignore_ascii_case("content-length")
-                    .then(|| value.trim().parse::<usize>().ok())?
-            })
-            .unwrap_or(0);
-        if body.len() >= length {
-            break;
-        }
-    }
-    heard.lock().expect("a lock").push_str(&text);
-    let _ = stream.write_all(answer.as_bytes()).await;
-    let _ = stream.shutdown().await;
-}
-
 #[tokio::test]
 async fn the_clients_key_stays_here_and_the_workers_key_goes_only_to_the_worker() {
-    let worker = Eavesdropper::start().await;
+    let worker = Eavesdropper::start("x-worker-secret: worker-secret-0003\r\n").await;
     let endpoint = format!(
         "endpoint_name: fake\nmarket: {{kind: fixed, engine: vllm, workers: [{{url: \"{}\", api_key: '${{WORKER_KEY}}'}}]}}\n",
         worker.url

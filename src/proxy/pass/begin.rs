@@ -12,11 +12,12 @@ use crate::engines::{ErrorKind, JsonObject, builtin_routes, peek_model};
 use crate::fleet::{EndpointFleet, Ticket};
 use crate::policy::admission::Patience;
 use crate::policy::passing::{NoPassage, find_passage, passage_cost};
+use crate::proxy::authorize::Caller;
 use crate::proxy::record::Record;
 use crate::proxy::respond::Refusal;
 use crate::proxy::stop::{Outcome, Stop, bad_request, body_stop};
 use crate::proxy::wishes::Wishes;
-use crate::proxy::{Gateway, ProxySettings, models};
+use crate::proxy::{Gateway, ProxySettings};
 use crate::telemetry::now;
 
 /// Names the endpoint where the path does not.
@@ -36,7 +37,7 @@ impl Gateway {
         let settings = self.settings.load_full();
         let mut admitted = self.let_in(session, None, &settings.keys)?;
         record.caller(&admitted.caller);
-        let found = self.endpoint_by_head(session, named)?;
+        let found = self.endpoint_by_head(session, &admitted.caller, named)?;
         if let Some(endpoint) = &found {
             self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)?;
         }
@@ -54,7 +55,7 @@ impl Gateway {
         let json = needs_json.then(|| body.json()).flatten();
         let endpoint = match found {
             Some(endpoint) => endpoint,
-            None => self.endpoint_by_model(json.as_ref())?,
+            None => self.endpoint_by_model(&admitted.caller, json.as_ref())?,
         };
         self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)?;
         let route = route.map_or_else(|| route_of(&endpoint, &method, path), Ok)?;
@@ -106,6 +107,7 @@ impl Gateway {
     fn endpoint_by_head(
         &self,
         session: &Session,
+        caller: &Caller,
         named: Option<&str>,
     ) -> Result<Option<Arc<EndpointFleet>>, Stop> {
         let header = session.get_header(ENDPOINT_HEADER);
@@ -115,7 +117,7 @@ impl Gateway {
             return match found.filter(|endpoint| !endpoint.is_removed()) {
                 Some(endpoint) => Ok(Some(endpoint)),
                 None => Err(Stop::Refused(
-                    self.unknown(None, "endpoint", name),
+                    self.unknown(caller, None, "endpoint", name),
                     Outcome::ClientError,
                 )),
             };
@@ -128,10 +130,14 @@ impl Gateway {
         })
     }
 
-    fn endpoint_by_model(&self, body: Option<&JsonObject>) -> Result<Arc<EndpointFleet>, Stop> {
+    fn endpoint_by_model(
+        &self,
+        caller: &Caller,
+        body: Option<&JsonObject>,
+    ) -> Result<Arc<EndpointFleet>, Stop> {
         let refuse = |refusal| Err(Stop::Refused(refusal, Outcome::ClientError));
         let Some(model) = body.and_then(|body| peek_model(body).ok().flatten()) else {
-            let names = models::names(&self.fleet, |_| true).join(", ");
+            let names = self.names_for(caller);
             let message = format!(
                 "say which endpoint: by path as in /NAME/..., by {ENDPOINT_HEADER}: NAME, or by `model` in a \
                  JSON body; there is {names}"
@@ -142,7 +148,7 @@ impl Gateway {
         let mut live = endpoints.values().filter(|endpoint| !endpoint.is_removed());
         match live.find(|endpoint| endpoint.settings().answers_to(&model)) {
             Some(endpoint) => Ok(Arc::clone(endpoint)),
-            None => refuse(self.unknown(None, "model", &model)),
+            None => refuse(self.unknown(caller, None, "model", &model)),
         }
     }
 }
