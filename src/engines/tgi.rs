@@ -173,13 +173,19 @@ impl Seam {
             return Gets::TheEvent;
         };
         event.set("index", transcript.index);
+        let stopped = self.stop.met(text).is_some();
         if let Ok(Some(made)) = event.get::<String>("generated_text") {
             event.set("generated_text", self.before.clone() + &made);
             if let Ok(Some(mut details)) = event.get::<Map<String, Value>>("details") {
+                if stopped {
+                    // The engine saw only that the tokens were used up.
+                    tally.finish_reason = Some("stop_sequence".to_owned());
+                    details.insert("finish_reason".to_owned(), "stop_sequence".into());
+                }
                 total_details(&mut details, tally);
                 event.set("details", details);
             }
-        } else if self.stop.met(text).is_some() {
+        } else if stopped {
             self.end(&mut event, tally, transcript);
         }
         let mut frame = BytesMut::from(&b"data:"[..]);

@@ -206,6 +206,21 @@ fn a_stop_sequence_on_both_sides_of_the_seam_ends_the_stream() {
 }
 
 #[test]
+fn a_stop_sequence_that_the_last_allowed_token_completes_is_why_the_stream_ended() {
+    let parameters = json!({"max_new_tokens": 3, "stop": ["is nice"]});
+    let call = call(Api::GenerateStream, generate(parameters));
+    let first = tgi_event(0, 0, "") + &tgi_event(1, 0, "");
+    let mut client = String::new();
+    let (_, mut second) = broken_after(EngineKind::Tgi, &call, &first, &mut client);
+    feed(&mut second, &tgi_event(2, 2, ""), &mut client);
+    let ending = finish(&mut second, &mut client);
+    assert_eq!(ending.finish_reason.as_deref(), Some("stop_sequence"));
+    let events = events_of(&client);
+    assert_eq!(events[2]["details"]["finish_reason"], "stop_sequence");
+    assert_eq!(events[2]["generated_text"], " Paris is nice");
+}
+
+#[test]
 fn a_stream_that_lacks_only_its_end_is_ended_without_another_worker() {
     let all = frames(CHAT);
     let mut body = chat(true);
