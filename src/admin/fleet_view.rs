@@ -3,12 +3,15 @@
 use serde::Serialize;
 
 use crate::domain::{
-    DemandView, FleetSnapshot, GapLaw, KvRoom, MarketKind, ScalingSettings, Timestamp,
-    TokensPerSecond, WaitReason, WaitingView, WorkerPhase, WorkerView,
+    DemandView, FleetSnapshot, GapLaw, KvRoom, MarketKind, PredictionView, ScalingSettings,
+    Timestamp, TokensPerSecond, WaitReason, WaitingView, WorkerPhase, WorkerView,
 };
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::policy::ejection::Standing;
 use crate::telemetry::FleetGauges;
+
+/// Clients and routes of them whose predictions are shown: those seen last.
+const CLIENTS_SHOWN: usize = 20;
 
 #[derive(Serialize)]
 pub(super) struct FleetView {
@@ -27,6 +30,7 @@ struct EndpointView {
     plan: Option<PlanView>,
     waiting: WaitingRow,
     demand: DemandView,
+    prediction: PredictionView,
     workers: Vec<WorkerRow>,
 }
 
@@ -94,6 +98,7 @@ fn endpoint_view(endpoint: &EndpointFleet, now: Timestamp) -> EndpointView {
         }),
         waiting: waiting_row(endpoint, snapshot.waiting, now),
         demand: snapshot.demand,
+        prediction: endpoint.predictions(CLIENTS_SHOWN),
         workers: rows(endpoint, snapshot),
     }
 }

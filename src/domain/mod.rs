@@ -6,6 +6,7 @@ mod client;
 mod connection;
 mod endpoint;
 mod ids;
+mod outlook;
 mod passage;
 mod plan;
 mod rental;
@@ -26,10 +27,11 @@ pub use endpoint::{
     WorkerGroup,
 };
 pub use ids::{ClientKey, EndpointName, GroupName, InstallationId, InstanceId, OfferId, WorkerId};
+pub use outlook::{LENGTH_BINS, Outlook, length_bin, length_bin_start};
 pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};
 pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};
 pub use rental::{Instance, InstanceState, Offer, Rental, RentalLabel, RentalState};
-pub use request::{Api, PredictedCost, RequestShape};
+pub use request::{Api, PredictedCost, PredictionRow, PredictionView, RequestShape};
 pub use resume::{Obstacle, ResumeMode, ResumeSettings};
 pub use routing::{
     AffinitySettings, EjectionSettings, LatencyAim, Preference, Prefix, PrefixBlock,

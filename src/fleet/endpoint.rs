@@ -18,9 +18,9 @@ use super::share;
 use super::waiting::{Held, Room};
 use super::worker::{Worker, WorkerSpec};
 use crate::domain::{
-    ClientKey, Endpoint, EndpointName, FleetSnapshot, GroupName, NoWorker, PredictedCost, Prefix,
-    RequestShape, ScalingPlan, Timestamp, Tokens, UsdPerHour, WaitReason, WaitingView, WorkerEvent,
-    WorkerId, WorkerPhase,
+    ClientKey, Endpoint, EndpointName, FleetSnapshot, GroupName, NoWorker, PredictedCost,
+    PredictionView, Prefix, RequestShape, ScalingPlan, Timestamp, Tokens, UsdPerHour, WaitReason,
+    WaitingView, WorkerEvent, WorkerId, WorkerPhase,
 };
 use crate::policy::admission::{Refusal, may_wait};
 use crate::policy::cost::CostModel;
@@ -185,6 +185,11 @@ impl EndpointFleet {
     /// A request is done; `actual` is what it really cost.
     pub fn settled(&self, predicted: &PredictedCost, actual: &PredictedCost) {
         self.demand.corrected(predicted.total, actual.total);
+    }
+
+    /// What is believed of requests, for operators.
+    pub fn predictions(&self, clients_max: usize) -> PredictionView {
+        self.cost_model.lock().view(clients_max)
     }
 
     pub fn learn(&self, shape: &RequestShape, prompt_tokens: Option<f64>, output_tokens: f64) {

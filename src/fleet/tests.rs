@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::domain::*;
 use crate::policy::admission::Refusal;
+use crate::policy::cost::cost;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -96,11 +97,7 @@ fn endpoint(max_concurrency: Option<u32>, workers: usize) -> Arc<EndpointFleet> 
 fn ticket(client: &str) -> Ticket {
     Ticket {
         client: ClientKey::new(client),
-        cost: PredictedCost {
-            prompt_tokens: 50.0,
-            output_tokens: 90.0,
-            total: Tokens(100.0),
-        },
+        cost: cost(50.0, 90.0, 5.0),
         body_bytes: 10,
         tried: Vec::new(),
         priority: 0,
