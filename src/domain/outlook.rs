@@ -34,6 +34,14 @@ impl Outlook {
         (entered > 0.0).then(|| (entered - since).max(LEAST_LEFT))
     }
 
+    /// The same for what comes after `produced` tokens, counted from there.
+    pub fn after(&self, produced: u64) -> Self {
+        let left = |bin| self.left_after(produced + length_bin_start(bin) as u64);
+        Self(std::array::from_fn(|bin| {
+            left(bin).unwrap_or_default() as f32
+        }))
+    }
+
     /// The next length at which more is known.
     pub fn next_look(produced: u64) -> u64 {
         match length_bin(produced as f64) + 1 {
@@ -71,6 +79,9 @@ mod tests {
             Some(40.0 - (108.0 - length_bin_start(9)))
         );
         assert_eq!(Outlook::next_look(1 << 40), u64::MAX);
+        let later = outlook.after(64).left_after(16).expect("known");
+        assert!((later - 24.0).abs() < 1.0, "{later}");
         assert_eq!(Outlook::default().left_after(5), None);
+        assert_eq!(Outlook::default().after(7), Outlook::default());
     }
 }

@@ -88,6 +88,7 @@ pub fn passage_cost(cost: &PassCost, bytes: usize) -> PredictedCost {
         prompt_tokens: 0.0,
         output_tokens: total,
         total: Tokens(total),
+        ..PredictedCost::default()
     }
 }
 

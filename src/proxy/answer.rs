@@ -19,7 +19,7 @@ use crate::domain::{Endpoint, GroupName, Obstacle, RequestOutcome, WorkerId};
 use crate::engines::{self, AnswerReader, Ending, Exchange};
 use crate::fleet::{Claim, EndpointFleet, Ticket, Worker};
 use crate::policy::admission::Patience;
-use crate::policy::cost::cost;
+use crate::policy::cost::{cost, rest};
 use crate::policy::ejection::blame;
 use crate::policy::resume::{NotResumed, may_resume};
 use crate::policy::retry::{AttemptFailure, Verdict, after_failure};
@@ -76,6 +76,7 @@ impl Gateway {
             last: None,
         };
         let mut reply = Reply::new(session, request.api);
+        reply.words_every = request.words_every();
         let result = answering.run(&mut reply).await;
         match result {
             Err(stop) if reply.has_begun() => Err(tell(&mut reply, stop).await),
@@ -122,6 +123,7 @@ async fn tell(reply: &mut Reply<'_>, stop: Stop) -> Stop {
     let Some((kind, why)) = stop.as_event() else {
         return stop;
     };
+    let outcome = stop.outcome();
     let told = match stop {
         Stop::Broken {
             event: Some(event), ..
@@ -129,7 +131,7 @@ async fn tell(reply: &mut Reply<'_>, stop: Stop) -> Stop {
         _ => reply.end_with_error(kind, &why).await,
     };
     match told {
-        Ok(()) => Stop::CutShort,
+        Ok(()) => Stop::Told(outcome),
         Err(left) => left.into(),
     }
 }
@@ -156,7 +158,7 @@ impl Answering<'_> {
 
     async fn worker(&mut self, reply: &mut Reply<'_>) -> Result<Claim, Stop> {
         let admitted = worker_for(
-            reply.session,
+            reply,
             &self.request.endpoint,
             &self.ticket,
             &mut self.patience,
@@ -381,11 +383,8 @@ impl Answering<'_> {
 
     /// The work that is left: a longer prompt and a shorter answer.
     fn remaining(&self, reader: &AnswerReader) -> crate::domain::PredictedCost {
-        let predicted = &self.request.predicted;
-        let given = f64::from(reader.output_tokens());
-        let prompt = predicted.prompt_tokens + given;
-        let output = (predicted.output_tokens - given).max(1.0);
-        cost(prompt, output, self.settings.routing.kappa)
+        let given = reader.output_tokens();
+        rest(&self.request.predicted, given, self.settings.routing.kappa)
     }
 
     /// Counts what the request really cost, and learns from it if it ran to its end.
@@ -413,6 +412,9 @@ impl Answering<'_> {
         let count = |counter: &prometheus::IntCounterVec, tokens: u32| {
             counter.with_label_values(&[name]).inc_by(u64::from(tokens));
         };
+        if ending.complete {
+            metrics.prediction(name, &request.predicted, output, ending.prompt_tokens);
+        }
         count(&metrics.output_tokens, output);
         count(&metrics.prompt_tokens, ending.prompt_tokens.unwrap_or(0));
     }

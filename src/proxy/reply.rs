@@ -14,6 +14,8 @@ use crate::engines::stream_error_event;
 pub(super) struct Reply<'a> {
     pub(super) session: &'a mut Session,
     pub(super) api: Api,
+    /// While it is held; `None`: it is told nothing.
+    pub(super) words_every: Option<Duration>,
     begun: bool,
 }
 
@@ -22,6 +24,7 @@ impl<'a> Reply<'a> {
         Self {
             session,
             api,
+            words_every: None,
             begun: false,
         }
     }

@@ -192,7 +192,7 @@ pub(super) async fn answer(session: &mut Session, stop: Stop) -> pingora::Result
     match stop {
         Stop::Refused(refusal, _) => respond::refuse(session, &refusal).await,
         Stop::Answer { status, body } => respond::json(session, status, body).await,
-        Stop::Broken { .. } | Stop::CutShort => Ok(()),
+        Stop::Broken { .. } | Stop::Told(_) => Ok(()),
         Stop::ClientLeft => Err(client_left()),
     }
 }
@@ -200,9 +200,10 @@ pub(super) async fn answer(session: &mut Session, stop: Stop) -> pingora::Result
 /// Work that turned out not to be wanted, or never could be done, is no demand.
 fn forget_what_was_not_made(request: &Request, result: &Result<(), Stop>) {
     let unwanted = match result {
-        Err(Stop::ClientLeft | Stop::Refused(_, Outcome::ClientError)) => true,
+        Err(Stop::ClientLeft) => true,
+        Err(Stop::Refused(_, outcome) | Stop::Told(outcome)) => *outcome == Outcome::ClientError,
         Err(Stop::Answer { status, .. }) => *status < 500,
-        Ok(()) | Err(Stop::Refused(..) | Stop::Broken { .. } | Stop::CutShort) => false,
+        Ok(()) | Err(Stop::Broken { .. }) => false,
     };
     if unwanted && !request.settled.load(Relaxed) {
         let nothing = PredictedCost::default();

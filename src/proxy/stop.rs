@@ -55,8 +55,8 @@ pub(super) enum Stop {
         /// The engine's own word for it.
         event: Option<Bytes>,
     },
-    /// The same, and the client was told.
-    CutShort,
+    /// The client reads a stream and was told there.
+    Told(Outcome),
 }
 
 impl Stop {
@@ -78,7 +78,7 @@ impl Stop {
                 Some((ErrorKind::UpstreamFailed, why))
             }
             Stop::Broken { why, .. } => Some((ErrorKind::UpstreamFailed, why.clone())),
-            Stop::ClientLeft | Stop::CutShort => None,
+            Stop::ClientLeft | Stop::Told(_) => None,
         }
     }
 
@@ -87,7 +87,8 @@ impl Stop {
             Stop::Refused(_, outcome) => *outcome,
             Stop::Answer { status, .. } if *status < 500 => Outcome::ClientError,
             Stop::Answer { .. } => Outcome::UpstreamFailed,
-            Stop::Broken { .. } | Stop::CutShort => Outcome::CutShort,
+            Stop::Broken { .. } => Outcome::CutShort,
+            Stop::Told(outcome) => *outcome,
             Stop::ClientLeft => Outcome::ClientLeft,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pingora::proxy::Session;
@@ -35,6 +35,15 @@ pub(super) struct Request {
     pub(super) traceparent: Option<Bytes>,
     /// What it really cost is counted.
     pub(super) settled: AtomicBool,
+}
+
+impl Request {
+    /// How often it wants to hear its place while it is held: the streaming client, or the endpoint for it.
+    pub(super) fn words_every(&self) -> Option<Duration> {
+        let settings = &self.endpoint.settings().waiting;
+        let wanted = self.wishes.events.unwrap_or(settings.events);
+        (wanted && self.call.streamed).then_some(settings.events_interval)
+    }
 }
 
 impl Gateway {

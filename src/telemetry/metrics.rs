@@ -5,6 +5,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::domain::PredictedCost;
+
 /// Metrics that change as things happen.
 pub struct Metrics {
     registry: Registry,
@@ -15,6 +17,8 @@ pub struct Metrics {
     pub waiting_seconds: HistogramVec,
     pub waiting_refused: IntCounterVec,
     pub prompt_tokens: IntCounterVec,
+    pub output_prediction_ratio: HistogramVec,
+    pub prompt_prediction_ratio: HistogramVec,
     pub output_tokens: IntCounterVec,
     pub attempts_failed: IntCounterVec,
     pub ejections: IntCounterVec,
@@ -55,6 +59,10 @@ const SECONDS: &[f64] = &[
 ];
 const GAP_SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0,
+];
+
+const RATIOS: &[f64] = &[
+    0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0,
 ];
 
 impl Metrics {
@@ -110,6 +118,20 @@ impl Metrics {
                 "tidegate_waiting_refused_total",
                 "Requests that were not let into the waiting room, by the rule that said so.",
                 &[ep, "rule"],
+            )?,
+            output_prediction_ratio: histogram(
+                &r,
+                "tidegate_output_prediction_ratio",
+                "Output tokens of whole answers as a multiple of what was predicted.",
+                &[ep],
+                RATIOS,
+            )?,
+            prompt_prediction_ratio: histogram(
+                &r,
+                "tidegate_prompt_prediction_ratio",
+                "Prompt tokens as the engine counted them as a multiple of what was predicted.",
+                &[ep],
+                RATIOS,
             )?,
             prompt_tokens: counter(
                 &r,
@@ -224,6 +246,33 @@ impl Metrics {
             fleet: FleetGauges::new(&r)?,
             registry: r,
         })
+    }
+
+    /// An answer is whole: how far off the prediction was.
+    pub fn prediction(
+        &self,
+        endpoint: &str,
+        predicted: &PredictedCost,
+        output_tokens: u32,
+        prompt_tokens: Option<u32>,
+    ) {
+        let ratio = |of: &HistogramVec, actual: u32, predicted: f64| {
+            of.with_label_values(&[endpoint])
+                .observe(f64::from(actual) / predicted.max(1.0));
+        };
+        let predicted_output = predicted.output_tokens;
+        ratio(
+            &self.output_prediction_ratio,
+            output_tokens,
+            predicted_output,
+        );
+        if let Some(tokens) = prompt_tokens {
+            ratio(
+                &self.prompt_prediction_ratio,
+                tokens,
+                predicted.prompt_tokens,
+            );
+        }
     }
 
     /// The text exposition format.

@@ -180,3 +180,109 @@ async fn a_flood_of_one_key_fills_its_share_of_the_room_and_another_key_is_serve
         assert_eq!(request.await.expect("an answer"), 200);
     }
 }
+
+const TELL: (&str, &str) = ("x-tidegate-wait-events", "on");
+
+/// Reads on until the text holds `what`; returns all that was read.
+async fn read_until(answer: &mut Response, mut text: String, what: &str) -> String {
+    while !text.contains(what) {
+        let chunk = answer.chunk().await.expect("an open stream");
+        let chunk = chunk.unwrap_or_else(|| panic!("ended without {what:?}: {text}"));
+        text.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_held_client_that_wants_it_is_told_its_place_and_then_gets_an_ordinary_stream() {
+    let worker = fake_worker(Settings::default()).await;
+    let more = format!("{ONE_AT_A_TIME}\nwait_events_interval: 0.2");
+    let gateway = fixed_gateway(&[&worker], &more).await;
+    let running = hang(&gateway.base_url).await;
+    let url = format!("{}/v1/chat/completions", gateway.base_url);
+    let mut held = ask(&url, &[TELL], &chat(3, true)).await;
+    assert_eq!(held.status(), 200);
+    assert_eq!(held.headers()["content-type"], "text/event-stream");
+    let text = read_until(&mut held, String::new(), "\n\n: waiting").await;
+    assert!(
+        text.starts_with(": waiting place=1 of=1 expected="),
+        "{text}"
+    );
+    let mut second = ask(&url, &[TELL], &chat(3, true)).await;
+    let place = read_until(&mut second, String::new(), "\n\n").await;
+    assert!(
+        place.starts_with(": waiting place=2 of=2 expected="),
+        "{place}"
+    );
+    drop(running);
+    for mut answer in [held, second] {
+        let text = read_until(&mut answer, String::new(), "data: [DONE]\n\n").await;
+        let events = text
+            .split("\n\n")
+            .filter(|event| event.starts_with("data: {"));
+        assert!(events.count() >= 3, "{text}");
+        assert_eq!(answer.chunk().await.expect("a proper end"), None);
+    }
+}
+
+#[tokio::test]
+async fn who_was_told_and_then_refused_reads_so_in_its_stream() {
+    let worker = fake_worker(Settings::default()).await;
+    let more = "worker_groups: [{name: given, engine: fake, max_concurrency: 1}]\n\
+                max_wait_time_busy: 0.6\nwait_events: true\nwait_events_interval: 0.2";
+    let gateway = fixed_gateway(&[&worker], more).await;
+    let _running = hang(&gateway.base_url).await;
+    let url = format!("{}/generate_stream", gateway.base_url);
+    let told = ask(&url, &[], &generate(3)).await;
+    assert_eq!(told.status(), 200);
+    let text = told.text().await.expect("a proper end");
+    assert!(text.starts_with(": waiting place=1 of=1"), "{text}");
+    let last = text.trim_end().rsplit("\n\n").next().expect("an event");
+    let event: Value =
+        serde_json::from_str(last.strip_prefix("data:").expect("data")).expect("JSON");
+    let error = event["error"].as_str().expect("an error event");
+    assert!(error.contains("no worker became free"), "{text}");
+    let off = [("x-tidegate-wait-events", "off")];
+    assert_eq!(ask(&url, &off, &generate(3)).await.status(), 503);
+    let whole = format!("{}/generate", gateway.base_url);
+    assert_eq!(ask(&whole, &[TELL], &generate(3)).await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_after_the_first_word_to_the_client_is_replaced_unseen() {
+    let (bad, good) = (
+        fake_worker(Settings::default()).await,
+        fake_worker(Settings::default()).await,
+    );
+    let more = format!("{ONE_AT_A_TIME}\nwait_events_interval: 0.2");
+    let gateway = fixed_gateway(&[&bad, &good], &more).await;
+    let first = hang(&gateway.base_url).await;
+    let fleet = wait_fleet(&gateway, "one is busy", |fleet| in_flight(fleet) == 1).await;
+    let second = hang(&gateway.base_url).await;
+    let busy = workers(&fleet)
+        .into_iter()
+        .find(|worker| worker["in_flight"] == 1)
+        .expect("a busy worker");
+    let first_is_bad = bad
+        .url()
+        .ends_with(busy["address"].as_str().expect("an address"));
+    let (on_bad, on_good) = if first_is_bad {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let order = json!({"fault": "status=500", "count": null});
+    post(&format!("{}/control", bad.url()), &order).await;
+    let url = format!("{}/generate_stream", gateway.base_url);
+    let mut held = ask(&url, &[TELL], &generate(3)).await;
+    let text = read_until(&mut held, String::new(), "\n\n").await;
+    drop(on_bad);
+    wait_fleet(&gateway, "it waits again", |fleet| {
+        waiting(fleet) == 1 && in_flight(fleet) == 1
+    })
+    .await;
+    drop(on_good);
+    let text = read_until(&mut held, text, "\"generated_text\":\"").await;
+    assert!(!text.contains("error"), "{text}");
+    assert_eq!(held.chunk().await.expect("a proper end"), None);
+}

@@ -198,6 +198,21 @@ impl Belief<'_> {
     }
 }
 
+/// What is left of a request when its answer has `produced` tokens and goes on elsewhere: there all of it
+/// is prompt.
+pub fn rest(predicted: &PredictedCost, produced: u32, kappa: f64) -> PredictedCost {
+    let done = f64::from(produced);
+    let left = predicted
+        .outlook
+        .left_after(u64::from(produced))
+        .unwrap_or((predicted.output_tokens - done).max(1.0));
+    PredictedCost {
+        output_reserved: (predicted.output_reserved - done).max(left),
+        outlook: predicted.outlook.after(u64::from(produced)),
+        ..cost(predicted.prompt_tokens + done, left, kappa)
+    }
+}
+
 /// Output-equivalent cost of known or believed token counts.
 pub fn cost(prompt_tokens: f64, output_tokens: f64, kappa: f64) -> PredictedCost {
     PredictedCost {

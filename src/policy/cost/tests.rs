@@ -96,6 +96,19 @@ fn who_has_got_far_is_expected_to_get_farther() {
 }
 
 #[test]
+fn an_answer_that_goes_on_elsewhere_is_a_longer_prompt_and_what_is_left() {
+    let mut model = CostModel::default();
+    for _ in 0..500 {
+        model.learn(&shape(Some(1_000), 400), Some(100.0), 600.0);
+    }
+    let whole = model.predict(&shape(Some(1_000), 400), 5.0);
+    let rest = rest(&whole, 200, 5.0);
+    assert_near(rest.prompt_tokens, whole.prompt_tokens + 200.0, 0.1);
+    assert_near(rest.output_tokens, 400.0, 20.0);
+    assert_near(rest.outlook.left_after(100).expect("known"), 300.0, 20.0);
+}
+
+#[test]
 fn strangers_do_not_fill_the_memory_and_regulars_are_kept() {
     let mut model = CostModel::default();
     for n in 0..20_000 {
