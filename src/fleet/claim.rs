@@ -11,6 +11,8 @@ pub struct Claim {
     worker: Arc<Worker>,
     hold: Hold,
     passes_on: bool,
+    /// The worker has begun to answer.
+    counted: bool,
 }
 
 impl Claim {
@@ -23,6 +25,7 @@ impl Claim {
             worker,
             hold,
             passes_on: true,
+            counted: false,
         }
     }
 
@@ -34,6 +37,20 @@ impl Claim {
     pub fn prefilled(&mut self) {
         let progress = self.hold.prefilled();
         self.took(progress);
+        if self.answered() {
+            self.endpoint.dispatch();
+        }
+    }
+
+    /// The worker has begun to answer, which counts once. Whether that made a place.
+    fn answered(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.counted, true);
+        first
+            && self
+                .worker
+                .scan
+                .ramp
+                .answered(self.worker.max_concurrency())
     }
 
     pub fn produced(&mut self, tokens: u32) {
@@ -67,6 +84,7 @@ impl Drop for Claim {
         scan.prompt_read(self.hold.prompt());
         scan.load.release(self.hold.work());
         if self.passes_on {
+            self.answered();
             self.endpoint.place_freed(&self.worker);
         }
     }

@@ -11,6 +11,7 @@ mod eviction;
 mod judge;
 mod load;
 mod meter;
+mod ramp;
 mod scanned;
 mod second_tries;
 mod share;

@@ -6,6 +6,7 @@ use std::sync::atomic::{
 };
 
 use super::load::Load;
+use super::ramp::Ramp;
 use crate::domain::{Candidate, GapLaw, KvRoom, Tokens, TokensPerSecond, UsdPerHour};
 use crate::policy::routing::affinity::Incarnation;
 use crate::policy::speed::SpeedEstimate;
@@ -14,6 +15,7 @@ use crate::policy::speed::SpeedEstimate;
 #[repr(align(64))]
 pub(super) struct Scanned {
     pub(super) load: Load,
+    pub(super) ramp: Ramp,
     /// What another gateway, which is ending, still has in flight there.
     elsewhere: AtomicU32,
     /// Thousandths of a token: prompts sent and not read.
@@ -41,9 +43,11 @@ impl Scanned {
         max_concurrency: Option<u32>,
         kv_tokens: Option<u32>,
         price: UsdPerHour,
+        ramp: Ramp,
     ) -> Self {
         let scanned = Self {
             load: Load::default(),
+            ramp,
             elsewhere: AtomicU32::new(0),
             prefilling: AtomicU64::new(0),
             kv_used: AtomicU64::new(0),
@@ -75,7 +79,7 @@ impl Scanned {
             ready: self.takes_requests(),
             tried,
             in_flight: load.in_flight() + self.elsewhere(),
-            max_concurrency: self.max_concurrency(),
+            max_concurrency: self.ramp.places(self.max_concurrency()),
             full_concurrency: self.full_concurrency.load(Relaxed),
             speed: self.speed(),
             weight: self.weight(),

@@ -292,6 +292,43 @@ fn the_expected_wait_follows_what_is_ahead_what_starts_and_how_long_starts_took(
     assert_eq!(endpoint.retry_after(later), Duration::from_secs(32));
 }
 
+#[tokio::test]
+async fn a_worker_that_just_came_up_is_not_stampeded_by_those_who_waited_for_it() {
+    let mut settings = settings(None, 1_000);
+    settings.groups[0].source = Source::Local(LocalLaunch {
+        command: Vec::new(),
+        env: std::collections::BTreeMap::new(),
+        boot_time: Duration::ZERO,
+        restart_time: Duration::ZERO,
+    });
+    let endpoint = Fleet::new(&[settings]).endpoint("e").expect("configured");
+    let mut waiting: Vec<_> = (0..30)
+        .map(|_| held(endpoint.admit(&ticket("a"), NOW)))
+        .collect();
+    let spec = WorkerSpec::new(WorkerId::new("w"), &endpoint.settings().groups[0]);
+    let worker = endpoint.add_worker(spec, WorkerPhase::Starting, UsdPerHour::ZERO, NOW);
+    worker.set_phase(WorkerPhase::Ready, NOW);
+    endpoint.dispatch();
+    let in_flight = || worker.load_view().in_flight();
+    assert_eq!(in_flight(), 8);
+    let mut first = next_claim(&mut waiting[0]).await.expect("the worker");
+    first.prefilled();
+    first.produced(3);
+    assert_eq!(in_flight(), 9, "one began to be answered, one more comes");
+    let second = next_claim(&mut waiting[1]).await.expect("the worker");
+    drop(second);
+    assert_eq!(in_flight(), 10, "one is over: its place, and one more");
+    drop(first);
+    assert_eq!(in_flight(), 10, "it was counted before");
+    worker.set_phase(WorkerPhase::Stopped, NOW);
+    worker.set_phase(WorkerPhase::Starting, NOW);
+    worker.set_phase(WorkerPhase::Ready, NOW);
+    endpoint.dispatch();
+    drop(waiting);
+    assert_eq!(in_flight(), 0);
+    assert_eq!(endpoint.outstanding(), Tokens(0.0));
+}
+
 #[test]
 fn a_doubted_worker_takes_nothing_until_its_phase_says_so() {
     let endpoint = endpoint(None, 1);

@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use super::eviction::{Eviction, Evictor, by_phase};
 use super::load::LoadView;
 use super::meter::{GapSample, Meter};
+use super::ramp::Ramp;
 use super::scanned::Scanned;
 use crate::domain::{
-    EngineKind, GapLaw, GroupName, InstanceId, KvRoom, Secret, SpeedPrior, Timestamp,
+    EngineKind, GapLaw, GroupName, InstanceId, KvRoom, Secret, Source, SpeedPrior, Timestamp,
     TokensPerSecond, UsdPerHour, WorkerGroup, WorkerId, WorkerPhase, WorkerView,
 };
 use crate::policy::ejection::{Health, Standing};
@@ -29,6 +30,8 @@ pub struct WorkerSpec {
     pub max_concurrency: Option<u32>,
     pub kv_tokens: Option<u32>,
     pub speed_prior: SpeedPrior,
+    /// By the gateway; given workers are there before it.
+    pub is_started: bool,
 }
 
 impl WorkerSpec {
@@ -40,6 +43,7 @@ impl WorkerSpec {
             max_concurrency: group.max_concurrency,
             kv_tokens: group.kv_tokens,
             speed_prior: group.speed_prior,
+            is_started: !matches!(group.source, Source::Fixed { .. }),
         }
     }
 }
@@ -86,7 +90,8 @@ impl Worker {
         now: Timestamp,
     ) -> Self {
         let estimate = SpeedEstimate::new(spec.speed_prior, spec.max_concurrency);
-        let scan = Scanned::new(&estimate, spec.max_concurrency, spec.kv_tokens, price);
+        let ramp = Ramp::new(spec.is_started, spec.speed_prior.concurrency);
+        let scan = Scanned::new(&estimate, spec.max_concurrency, spec.kv_tokens, price, ramp);
         scan.set_takes_requests(phase.is_ready());
         Self {
             meter: Meter::default(),
@@ -119,6 +124,7 @@ impl Worker {
         if phase == WorkerPhase::Starting && before != WorkerPhase::Starting {
             self.restarted
                 .store(before == WorkerPhase::Stopped, Relaxed);
+            self.scan.ramp.begin_again();
         }
         let warm = matches!(
             before,

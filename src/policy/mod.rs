@@ -10,6 +10,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod passing;
 pub mod queueing;
+pub mod ramp;
 pub mod resume;
 pub mod retry;
 pub mod routing;
