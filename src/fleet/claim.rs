@@ -63,6 +63,9 @@ impl Claim {
         if progress.work > 0 {
             scan.load.work_done(progress.work);
         }
+        if progress.more_work > 0 {
+            scan.load.work_added(progress.more_work);
+        }
         if progress.prompt > 0 {
             scan.prompt_read(progress.prompt);
         }

@@ -55,6 +55,11 @@ impl Load {
         self.0.fetch_sub(work, SeqCst);
     }
 
+    /// A request turned out to be longer; it gives all back in the end.
+    pub(super) fn work_added(&self, work: u64) {
+        self.0.fetch_add(work, SeqCst);
+    }
+
     pub(super) fn release(&self, work_left: u64) {
         self.0.fetch_sub(ONE_REQUEST + work_left, SeqCst);
     }

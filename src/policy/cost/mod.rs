@@ -31,6 +31,10 @@ const TAIL: f64 = 0.5;
 /// Output that is reserved in a worker's KV cache: so many of a hundred answers need no more.
 const RESERVED_SHARE: f64 = 0.8;
 
+/// Room for answers that get longer than predicted: four of five stay below this many times the mean if their lengths are
+/// spread exponentially. A cache that runs over costs more than one that is not quite full.
+const KV_HEADROOM: f64 = 1.6;
+
 /// What is believed of one endpoint's requests.
 #[derive(Clone, Debug)]
 pub struct CostModel {
@@ -219,7 +223,7 @@ pub fn cost(prompt_tokens: f64, output_tokens: f64, kappa: f64) -> PredictedCost
         prompt_tokens,
         output_tokens,
         total: Tokens(output_tokens + prompt_tokens / kappa),
-        output_reserved: output_tokens,
+        output_reserved: KV_HEADROOM * output_tokens,
         outlook: Outlook::default(),
     }
 }

@@ -1,29 +1,31 @@
 //! What a worker still holds of one request: predicted work, the part of it that is the prompt, and KV cache.
 
-use crate::domain::{PredictedCost, Tokens};
+use crate::domain::{Outlook, PredictedCost, Tokens};
 
 /// While a request runs it counts as at least this much work, however wrong the prediction was.
 const LEAST_LEFT: u64 = 8_000;
-/// Room for answers that get longer than predicted: four of five stay below this many times the mean if their lengths are
-/// spread exponentially. A cache that runs over costs more than one that is not quite full.
-const KV_HEADROOM: f64 = 1.6;
 /// 4 million tokens; whoever adds up 2^16 requests stays within 48 bits.
 const MOST: f64 = ((1u64 << 32) - 1) as f64;
 
 /// Work in thousandths of an output-equivalent token, so that sums are exact and return to zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hold {
     work: u64,
     prompt: u64,
     kv: u64,
     prompt_tokens: u64,
     produced: u64,
+    outlook: Outlook,
+    /// Tokens after which the outlook says something new.
+    next_look: u64,
 }
 
-/// What left the worker's load, and what its KV cache took beyond the prediction.
+/// What left the worker's load, what came to it because the answer gets longer than was thought, and what its
+/// KV cache took beyond the prediction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     pub work: u64,
+    pub more_work: u64,
     pub prompt: u64,
     pub more_kv: u64,
 }
@@ -38,6 +40,8 @@ impl Hold {
             kv: tokens(kv_of(cost)),
             prompt_tokens,
             produced: 0,
+            outlook: cost.outlook,
+            next_look: Outlook::next_look(0),
         }
     }
 
@@ -59,19 +63,39 @@ impl Hold {
         Progress {
             work: self.done(prompt),
             prompt,
-            more_kv: 0,
+            ..Progress::default()
         }
     }
 
     pub fn produced(&mut self, tokens: u32) -> Progress {
         self.produced += u64::from(tokens);
+        let done = self.done(u64::from(tokens) * 1_000);
+        let (less_work, more_work) = self.look_again();
         let more_kv = (self.prompt_tokens + self.produced).saturating_sub(self.kv);
         self.kv += more_kv;
         Progress {
-            work: self.done(u64::from(tokens) * 1_000),
+            work: done + less_work,
+            more_work,
             prompt: 0,
             more_kv,
         }
+    }
+
+    /// What is left according to how far the answer has got: how much less, or how much more.
+    fn look_again(&mut self) -> (u64, u64) {
+        if self.produced < self.next_look {
+            return (0, 0);
+        }
+        self.next_look = Outlook::next_look(self.produced);
+        let Some(left) = self.outlook.left_after(self.produced) else {
+            return (0, 0);
+        };
+        let before = self.work;
+        self.work = self.prompt + thousandths(Tokens(left)).max(LEAST_LEFT);
+        (
+            before.saturating_sub(self.work),
+            self.work.saturating_sub(before),
+        )
     }
 
     fn done(&mut self, work: u64) -> u64 {
@@ -83,7 +107,7 @@ impl Hold {
 
 /// Tokens a request is expected to take of a KV cache at most.
 pub fn kv_of(cost: &PredictedCost) -> f64 {
-    cost.prompt_tokens + KV_HEADROOM * cost.output_tokens
+    cost.prompt_tokens + cost.output_reserved
 }
 
 pub fn thousandths(cost: Tokens) -> u64 {
@@ -112,6 +136,24 @@ mod tests {
         assert_eq!(hold.produced(120).work, 32_000);
         assert_eq!(hold.work(), 8_000);
         assert_eq!(hold.kv(), 680, "longer than predicted");
+    }
+
+    #[test]
+    fn an_answer_that_gets_longer_than_thought_weighs_more_again() {
+        let outlook = Outlook::new(|bin| if bin < 8 { 50.0 } else { 400.0 });
+        let predicted = PredictedCost {
+            outlook,
+            ..cost(0.0, 50.0)
+        };
+        let mut hold = Hold::new(&predicted);
+        let (mut left, mut came) = (0, 0);
+        for _ in 0..64 {
+            let progress = hold.produced(1);
+            left += progress.work;
+            came += progress.more_work;
+            assert_eq!(50_000 + came - left, hold.work(), "nothing is lost");
+        }
+        assert_eq!(hold.work(), 400_000);
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Book {
             Some(_) => {}
         }
         let made = stream.hold.produced(1);
-        self.work -= made.work;
+        self.work = self.work + made.more_work - made.work;
         self.kv += made.more_kv;
     }
 
