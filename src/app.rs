@@ -26,7 +26,7 @@ use crate::admin::{Admin, AdminToken};
 use crate::config::{Config, Files, ServerConfig};
 use crate::domain::{Access, Endpoint, EndpointName, FixedWorker, MarketKind, Source};
 use crate::fleet::{Fleet, Learned};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
 use crate::probe::Prober;
 use crate::proxy::{ConnectionServer, Gateway, KeyRing, ProxySettings, TlsAcceptor};
@@ -35,6 +35,8 @@ use crate::telemetry::{AccessLog, DecisionLog, Metrics, now};
 
 /// Time for workers to be ended after the last request, on top of the grace period.
 const ENDING_TIME: Duration = Duration::from_secs(12);
+
+const LOCK_GOES_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where a configuration came from.
 pub struct Origin {
@@ -88,14 +90,14 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         Some(taking) => {
             taking.want_sockets()?;
             server.bootstrap();
-            taking.want_control()?
+            taking.want_control_or_go_on_alone()?
         }
         None => {
             server.bootstrap();
             Learned::default()
         }
     };
-    let ledger = Arc::new(Ledger::open(&settings.state_dir, now())?);
+    let ledger = Arc::new(open_ledger(&settings, taking.is_some())?);
     let decisions_path = settings.state_dir.join("decisions.jsonl");
     let decisions =
         DecisionLog::open(&decisions_path).with_context(|| decisions_path.display().to_string())?;
@@ -223,6 +225,19 @@ fn serve(
     server.run(RunArgs {
         shutdown_signal: Box::new(signals),
     });
+}
+
+/// The lock of a process that died in the middle of a handover may take a moment to go.
+fn open_ledger(settings: &ServerConfig, takes_over: bool) -> Result<Ledger> {
+    let deadline = std::time::Instant::now() + LOCK_GOES_WITHIN;
+    loop {
+        match Ledger::open(&settings.state_dir, now()) {
+            Err(LedgerError::Locked(_)) if takes_over && std::time::Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 fn data_path_threads(settings: &ServerConfig) -> usize {

@@ -32,6 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const PROBED_WITHIN: Duration = Duration::from_secs(3);
 /// A listener that cannot be built ends the process within this time.
 const LISTENING_WITHIN: Duration = Duration::from_millis(100);
+/// Before the old process loses its patience with a new one whose ledger or markets do not answer.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(45);
 const RETAKE_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Control {
@@ -191,7 +193,11 @@ impl Control {
     async fn begin(&self, ready: ServiceReadyNotifier) {
         let predecessor = self.predecessor.lock().take();
         if predecessor.is_some() {
-            self.scaler.recovered().await;
+            let recovered = tokio::time::timeout(RECOVERED_WITHIN, self.scaler.recovered()).await;
+            if recovered.is_err() {
+                tracing::error!("the workers are not known in time; the old process goes on");
+                std::process::exit(1);
+            }
             self.fleet.take_learned(&self.learned);
             let _ = tokio::time::timeout(PROBED_WITHIN, self.probed()).await;
         }

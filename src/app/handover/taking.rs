@@ -69,8 +69,19 @@ impl Taking {
         self.say(&FromNew::WantSockets)
     }
 
-    /// After Pingora has them. When this returns the old process has stopped scaling and its ledger is free.
-    pub(in crate::app) fn want_control(&mut self) -> Result<Learned, Failed> {
+    /// After Pingora has them. When this returns the old process has stopped scaling and its ledger is free, or it has
+    /// died: nobody else can go on then.
+    pub(in crate::app) fn want_control_or_go_on_alone(&mut self) -> Result<Learned, Failed> {
+        self.want_control().or_else(|failed| match failed {
+            Failed::Gone => {
+                tracing::warn!("the old gateway is gone");
+                Ok(Learned::default())
+            }
+            failed => Err(failed),
+        })
+    }
+
+    fn want_control(&mut self) -> Result<Learned, Failed> {
         match self.hear(ANSWER_WITHIN)? {
             FromOld::Sockets => {}
             other => return Err(unexpected(Ok(other))),
