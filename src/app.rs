@@ -1,6 +1,7 @@
 //! The only place where the parts meet: builds them from a configuration and runs them.
 
 mod background;
+mod certificate;
 mod changes;
 mod handover;
 mod keep_open;
@@ -21,6 +22,7 @@ use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
 use pingora::services::listening::Service;
 
+use self::certificate::CertificateFiles;
 use self::handover::{Paths, Taking};
 use crate::admin::{Admin, AdminToken};
 use crate::config::{Config, Files, ServerConfig};
@@ -136,6 +138,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     let reloader = reload::Reloader {
         origin: origin.map(Mutex::new),
         started_with: settings.clone(),
+        certificate: Mutex::new(CertificateFiles::of(&settings)),
         fleet: Arc::clone(&fleet),
         fixed,
         proxy_settings: Arc::clone(&proxy_settings),

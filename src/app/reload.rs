@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
+use super::certificate::CertificateFiles;
 use super::{Origin, changes, fixed_workers, proxy_settings, refuse_unbuilt_markets};
 use crate::admin::{AdminToken, ReloadResult, Reloaded};
 use crate::config::{self, Files, ServerConfig};
@@ -19,6 +20,8 @@ pub(super) struct Reloader {
     pub(super) origin: Option<Mutex<Origin>>,
     /// The settings the gateway was started with: those it cannot change stay as they are here.
     pub(super) started_with: ServerConfig,
+    /// As they were when they were last read.
+    pub(super) certificate: Mutex<CertificateFiles>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) fixed: Arc<FixedMarket>,
     pub(super) proxy_settings: Arc<ArcSwap<ProxySettings>>,
@@ -67,6 +70,7 @@ impl Reloader {
         let before = self.proxy_settings.load_full();
         let proxy_settings = proxy_settings(&config.server, &config.access, &before.keys)
             .map_err(|error| format!("{error:#}"))?;
+        *self.certificate.lock() = CertificateFiles::of(&config.server);
         let for_new_workers = changes::for_new_workers(&self.fleet, &config.endpoints);
         let token = config.server.admin_token.as_ref();
         let token = token.map(|token| Arc::new(AdminToken::new(token.expose())));

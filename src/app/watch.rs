@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::Origin;
 use super::reload::Reloader;
 use crate::config::{self, Files};
 
@@ -32,6 +34,7 @@ pub(super) async fn reload_on_change(reloader: &Reloader, wanted: bool) {
     }
     loop {
         let _ = tokio::time::timeout(LOOK_EVERY, news.notified()).await;
+        take_new_certificate(reloader, origin).await;
         let taken = origin.lock().files.clone();
         let Some(files) = settled(&dir, &taken).await else {
             continue;
@@ -42,6 +45,23 @@ pub(super) async fn reload_on_change(reloader: &Reloader, wanted: bool) {
             // The result is logged and counted there.
             let _ = reloader.take(Some(files));
         }
+    }
+}
+
+/// A renewal writes certificate and key one after the other: between the two they do not belong together.
+async fn take_new_certificate(reloader: &Reloader, origin: &Mutex<Origin>) {
+    let read = reloader.certificate.lock().clone();
+    let seen = read.as_now();
+    if seen == read {
+        return;
+    }
+    let taken = origin.lock().files.clone();
+    tokio::time::sleep(settling_time(&taken, &taken)).await;
+    if seen.as_now() == seen && *reloader.certificate.lock() == read {
+        // One that is refused is not tried again until it changes again.
+        *reloader.certificate.lock() = seen;
+        tracing::info!("the certificate's files have changed");
+        let _ = reloader.take(Some(taken));
     }
 }
 

@@ -19,6 +19,8 @@ const KIB: usize = 1 << 10;
 #[derive(Clone, Debug)]
 pub struct TlsConfig {
     pub listen: SocketAddr,
+    /// The certificate's and its key's.
+    pub files: [PathBuf; 2],
     /// Read and checked: the key belongs to the certificate.
     pub certified: Arc<CertifiedKey>,
 }
@@ -69,13 +71,17 @@ pub(super) fn tls(s: &Section) -> Option<TlsConfig> {
     });
     let cert = path(&t, "cert", "a PEM file with the certificate and its chain");
     let key = path(&t, "key", "a PEM file with the certificate's private key");
-    let certified = match (cert, key) {
-        (Some(cert), Some(key)) => certified(&t, cert, key),
-        _ => None,
+    let (files, certified) = match (cert, key) {
+        (Some(cert), Some(key)) => (
+            Some([cert.1.clone(), key.1.clone()]),
+            certified(&t, cert, key),
+        ),
+        _ => (None, None),
     };
     s.show("tls", t.finish());
     Some(TlsConfig {
         listen: listen?,
+        files: files?,
         certified: Arc::new(certified?),
     })
 }

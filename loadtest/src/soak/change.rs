@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::ask::{Route, ask};
+use super::certificate::Secured;
 use super::report::{Section, Times};
 use crate::harness::{
     ConfigDir, Gateway, Program, fake_worker_binary, http_client, http_client_without_pool,
@@ -27,13 +28,13 @@ const FOLLOWS_WITHIN: Duration = Duration::from_secs(60);
 const TOKEN: &str = "admin-secret-of-the-soak";
 const WORKERS: usize = 2;
 
-/// Reloads and upgrades under load
+/// Reloads, upgrades and new certificates under load
 #[derive(Args, Clone, Debug)]
 pub struct ChangeOptions {
-    /// Upgrades in place, a reload before each
+    /// Upgrades in place, a reload and a new certificate before each
     #[arg(long, default_value_t = 20)]
     pub rounds: usize,
-    /// Clients that ask without a pause; half of them keep their connections
+    /// Clients that ask without a pause; half of them keep their connections, half of them use TLS
     #[arg(long, default_value_t = 12)]
     pub at_once: usize,
     /// Most tokens of an answer
@@ -63,12 +64,14 @@ pub struct Findings {
     times: Times,
     upgrades: Times,
     reloads: usize,
+    certificates: usize,
     lock: LockWatch,
     complaints: Vec<String>,
 }
 
 pub async fn run(options: &ChangeOptions) -> Result<Findings> {
-    let mut gateway = start().await?;
+    let secured = Secured::new()?;
+    let mut gateway = start(&secured).await?;
     let over = Arc::new(AtomicBool::new(false));
     let lock = tokio::spawn(watch_lock(
         gateway.config.state_dir().join("ledger.lock"),
@@ -76,14 +79,14 @@ pub async fn run(options: &ChangeOptions) -> Result<Findings> {
     ));
     let mut clients = JoinSet::new();
     for nth in 0..options.at_once {
-        let client = if nth % 2 == 0 {
-            http_client()?
-        } else {
-            http_client_without_pool()?
+        let (client, base_url) = match nth % 4 {
+            0 => (http_client()?, gateway.base_url.clone()),
+            1 => (http_client_without_pool()?, gateway.base_url.clone()),
+            kind => (secured.trusting_client(kind == 2)?, secured.base_url()),
         };
         let asking = Asking {
             client,
-            base_url: gateway.base_url.clone(),
+            base_url,
             tokens: options.tokens,
             over: Arc::clone(&over),
         };
@@ -93,7 +96,7 @@ pub async fn run(options: &ChangeOptions) -> Result<Findings> {
         options: options.clone(),
         ..Findings::default()
     };
-    let changed = change(&mut gateway, options, &mut findings).await;
+    let changed = change(&mut gateway, &secured, options, &mut findings).await;
     over.store(true, Relaxed);
     while let Some(answers) = clients.join_next().await {
         for (took, flaws) in answers.context("a client of the test panicked")? {
@@ -107,8 +110,8 @@ pub async fn run(options: &ChangeOptions) -> Result<Findings> {
     Ok(findings)
 }
 
-async fn start() -> Result<Gateway> {
-    let config = ConfigDir::new(&server())?;
+async fn start(secured: &Secured) -> Result<Gateway> {
+    let config = ConfigDir::new(&server(secured))?;
     config.write_endpoint("model", &endpoint(0)?)?;
     let gateway = Gateway::start(config).await?;
     let ready = wait_until(FOLLOWS_WITHIN, || async {
@@ -121,8 +124,9 @@ async fn start() -> Result<Gateway> {
     Ok(gateway)
 }
 
-fn server() -> String {
-    format!("scaler_interval: 0.1\ngrace_period: 60\nadmin_token: {TOKEN}\n")
+fn server(secured: &Secured) -> String {
+    let tls = secured.setting();
+    format!("scaler_interval: 0.1\ngrace_period: 60\nadmin_token: {TOKEN}\n{tls}\n")
 }
 
 /// Each round's differs in what a reload can change.
@@ -166,6 +170,7 @@ impl Asking {
 
 async fn change(
     gateway: &mut Gateway,
+    secured: &Secured,
     options: &ChangeOptions,
     findings: &mut Findings,
 ) -> Result<()> {
@@ -175,6 +180,12 @@ async fn change(
     for round in 1..=options.rounds {
         reload(gateway, round).await?;
         findings.reloads += 1;
+        secured.renew()?;
+        if !wait_until(FOLLOWS_WITHIN, || secured.is_served()).await {
+            let complaint = format!("round {round}: the new certificate is not served");
+            findings.complaints.push(complaint);
+        }
+        findings.certificates += 1;
         tokio::time::sleep(pause).await;
         let began = Instant::now();
         old.push(gateway.upgrade().await?);
@@ -269,12 +280,13 @@ impl Findings {
         let options = &self.options;
         let lock = &self.lock;
         let text = format!(
-            "{} upgrades in place and {} reloads while {} clients asked without a pause, half of them on connections \
-             they keep.\n\n| | |\n|---|---|\n| answers | {} |\n| **failed** | **{}** |\n\
+            "{} upgrades in place, {} reloads and {} new certificates while {} clients asked without a pause, half of them \
+             on connections they keep, half of them with TLS.\n\n| | |\n|---|---|\n| answers | {} |\n| **failed** | **{}** |\n\
              | time of an answer, p50 / p99 / max ms | {} |\n| from the start of a new process until it leads, ms | {} |\n\
              | most holders of the ledger's lock at any of {} looks | {} |\n| longest time without a holder, ms | {} |\n",
             self.upgrades.count(),
             self.reloads,
+            self.certificates,
             options.at_once,
             self.answers,
             self.flaws.len(),

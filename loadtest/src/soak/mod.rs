@@ -2,6 +2,7 @@
 //! ends with figures and with complaints where something that must not happen did; short versions are end-to-end tests.
 
 pub mod ask;
+mod certificate;
 pub mod change;
 pub mod leavers;
 pub mod real;

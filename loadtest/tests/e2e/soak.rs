@@ -63,7 +63,7 @@ async fn hundreds_of_slow_streams_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_notices_reloads_and_upgrades_under_load() {
+async fn nobody_notices_reloads_upgrades_and_new_certificates_under_load() {
     let options = ChangeOptions {
         rounds: 3,
         at_once: 8,
