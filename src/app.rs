@@ -25,7 +25,7 @@ use pingora::services::listening::Service;
 use self::certificate::CertificateFiles;
 use self::handover::{Paths, Taking};
 use crate::admin::{Admin, AdminToken};
-use crate::config::{Config, Files, ServerConfig};
+use crate::config::{AccessLogTo, Config, Files, ServerConfig};
 use crate::domain::{Access, Endpoint, EndpointName, FixedWorker, MarketKind, Source};
 use crate::fleet::{Fleet, Learned};
 use crate::ledger::{Ledger, LedgerError};
@@ -147,7 +147,9 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         one_at_a_time: Mutex::default(),
     };
     let reloader = Arc::new(reloader);
+    let access_log = Arc::new(access_log(&settings, &metrics)?);
     let control = background::Control {
+        access_log: Arc::clone(&access_log),
         scaler,
         prober,
         reloader: Arc::clone(&reloader),
@@ -168,7 +170,6 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         token: admin_token,
         reload: Box::new(move || reloader.reload()),
     };
-    let access_log = Arc::new(AccessLog::default());
     let gateway = Gateway::new(
         fleet,
         Arc::clone(&metrics),
@@ -179,6 +180,16 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     let clients = listen::clients(conf, &settings, gateway, proxy_settings, metrics);
     serve(server, &settings, clients, admin, control);
     Ok(())
+}
+
+fn access_log(settings: &ServerConfig, metrics: &Metrics) -> Result<AccessLog> {
+    let (queue, lines) = (settings.access_log_queue, &metrics.access_log_lines);
+    match &settings.access_log {
+        AccessLogTo::Off => Ok(AccessLog::default()),
+        AccessLogTo::Stdout => AccessLog::to_stdout(queue, lines).context("access_log"),
+        AccessLogTo::File(path) => AccessLog::to_file(path, queue, lines)
+            .with_context(|| format!("access_log: cannot write {}", path.display())),
+    }
 }
 
 /// Pingora's server; when it takes over it waits for the sockets in `bootstrap`.

@@ -142,6 +142,11 @@ fn rows(endpoint: &EndpointFleet, snapshot: FleetSnapshot) -> Vec<WorkerRow> {
 
 pub(super) fn set_gauges(fleet: &Fleet, gauges: &FleetGauges, now: Timestamp) {
     gauges.clear();
+    let under_way = fleet.requests_under_way() as f64;
+    gauges
+        .requests_under_way
+        .with_label_values(&[] as &[&str])
+        .set(under_way);
     for endpoint in fleet.endpoints().values() {
         let snapshot = endpoint.snapshot(now);
         let name = endpoint.name.as_str();

@@ -20,6 +20,7 @@ use crate::fleet::{Fleet, Learned};
 use crate::market::LocalMarket;
 use crate::probe::Prober;
 use crate::scaler::Scaler;
+use crate::telemetry::AccessLog;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Nothing in flight for this long is the end.
@@ -34,9 +35,12 @@ const PROBED_WITHIN: Duration = Duration::from_secs(3);
 const LISTENING_WITHIN: Duration = Duration::from_millis(100);
 /// Before the old process loses its patience with a new one whose ledger or markets do not answer.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(45);
+/// For the last lines of the access log.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
 const RETAKE_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Control {
+    pub(super) access_log: Arc<AccessLog>,
     pub(super) scaler: Scaler,
     pub(super) prober: Prober,
     pub(super) reloader: Arc<Reloader>,
@@ -90,6 +94,7 @@ impl ServiceWithDependents for Control {
         if let Some(paths) = &self.paths {
             paths.remove_pid();
         }
+        self.access_log.flush(FLUSH_WITHIN);
         tracing::info!("stopped");
         std::process::exit(0);
     }
@@ -285,6 +290,7 @@ impl Control {
             return std::future::pending().await;
         };
         while hangup.recv().await.is_some() {
+            self.access_log.reopen();
             // The result is logged and counted there.
             let _ = self.reloader.reload();
         }

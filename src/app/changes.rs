@@ -24,6 +24,8 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         reload_on_change,
         local_market,
         log,
+        access_log,
+        access_log_queue,
     } = running;
     let of_listeners = |limits: &ConnectionLimits| {
         let http2 = (limits.http2_streams_max, limits.http2_idle_timeout);
@@ -49,6 +51,11 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         ),
         ("local_market", *local_market != new.local_market),
         ("log", *log != new.log),
+        ("access_log", *access_log != new.access_log),
+        (
+            "access_log_queue",
+            *access_log_queue != new.access_log_queue,
+        ),
     ];
     differs
         .into_iter()

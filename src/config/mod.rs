@@ -28,7 +28,7 @@ use files::SERVER_FILE;
 pub use files::{Files, SourceFile, read as read_files};
 pub use mistakes::{Mistake, Mistakes};
 use section::Reader;
-pub use server::{LocalMarketConfig, ServerConfig};
+pub use server::{AccessLogTo, LocalMarketConfig, ServerConfig};
 use tree::Node;
 
 #[derive(Clone, Debug)]

@@ -38,6 +38,16 @@ pub struct ServerConfig {
     pub local_market: LocalMarketConfig,
     /// A filter of the `tracing` crate's EnvFilter.
     pub log: String,
+    pub access_log: AccessLogTo,
+    /// Lines that may wait to be written.
+    pub access_log_queue: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTo {
+    Off,
+    Stdout,
+    File(PathBuf),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +91,8 @@ pub(super) fn read(reader: &Reader, root: &Node) -> ServerFile {
         reload_on_change: s.flag("reload_on_change", true),
         local_market: local_market(&s),
         log: log(&s),
+        access_log: access_log(&s),
+        access_log_queue: s.count("access_log_queue", 8_192, 1..=1_000_000) as usize,
     };
     refuse_shared_port(&s, &config);
     refuse_open_admin(&s, &config);
@@ -106,6 +118,21 @@ fn state_dir(s: &Section) -> PathBuf {
             .mistake_at(node, "state_dir is empty", "a directory");
     }
     PathBuf::from(path)
+}
+
+fn access_log(s: &Section) -> AccessLogTo {
+    let expected = "off, - for standard output, or a file";
+    let to = s.parsed("access_log", "off".to_owned(), expected);
+    match to.as_str() {
+        "off" => AccessLogTo::Off,
+        "-" => AccessLogTo::Stdout,
+        path => {
+            if let Some(node) = s.get("access_log").filter(|_| path.trim().is_empty()) {
+                s.reader.mistake_at(node, "access_log is empty", expected);
+            }
+            AccessLogTo::File(PathBuf::from(path))
+        }
+    }
 }
 
 fn log(s: &Section) -> String {

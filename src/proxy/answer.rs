@@ -11,6 +11,7 @@ use super::admit::worker_for;
 use super::attempt::{Begun, Failed, First};
 use super::forward::Upstream;
 use super::meter::AnswerMeter;
+use super::record::Record;
 use super::relay::{self, Relay, Relayed};
 use super::reply::Reply;
 use super::stop::{Stop, bad_request, not_admitted};
@@ -79,7 +80,7 @@ impl Gateway {
         reply.words_every = request.words_every();
         let result = answering.run(&mut reply).await;
         match result {
-            Err(stop) if reply.has_begun() => Err(tell(&mut reply, stop).await),
+            Err(stop) if reply.has_begun() => Err(tell(&mut reply, &request.record, stop).await),
             result => result,
         }
     }
@@ -119,7 +120,8 @@ impl Gateway {
 }
 
 /// A client that reads a stream learns of its end by an event.
-async fn tell(reply: &mut Reply<'_>, stop: Stop) -> Stop {
+async fn tell(reply: &mut Reply<'_>, record: &Record, stop: Stop) -> Stop {
+    record.stopped(&stop);
     let Some((kind, why)) = stop.as_event() else {
         return stop;
     };

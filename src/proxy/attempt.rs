@@ -122,13 +122,12 @@ impl Gateway {
             .contact()
             .ok_or_else(|| fail(AttemptFailure::Broken, "the worker has no address"))?;
         let settings = request.endpoint.settings();
-        let traceparent = request.traceparent.clone();
         let mut upstream = send(
             &self.connector,
             &contact,
             exchange,
             &settings.times,
-            traceparent,
+            &request.record,
         )
         .await
         .map_err(|(failure, error)| fail(failure, &in_words(&error)))?;

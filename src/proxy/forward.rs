@@ -10,6 +10,7 @@ use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorType};
 
+use super::record::Record;
 use crate::domain::TimeLimits;
 use crate::engines::Exchange;
 use crate::fleet::Contact;
@@ -35,12 +36,12 @@ pub(super) async fn send(
     contact: &Contact,
     exchange: &Exchange,
     times: &TimeLimits,
-    traceparent: Option<Bytes>,
+    record: &Record,
 ) -> Result<Upstream, (AttemptFailure, Box<Error>)> {
     let peer = peer(contact, times);
     let opened = connector.get_http_session(&peer).await;
     let (mut http, reused) = opened.map_err(|error| (failure(&error, false), error))?;
-    let talked = talk(&mut http, contact, exchange, times, traceparent).await;
+    let talked = talk(&mut http, contact, exchange, times, record).await;
     let status = http.response_header().map(|head| head.status.as_u16());
     match (talked, status) {
         (Ok(()), Some(status)) => Ok(Upstream {
@@ -66,7 +67,7 @@ async fn talk(
     contact: &Contact,
     exchange: &Exchange,
     times: &TimeLimits,
-    traceparent: Option<Bytes>,
+    record: &Record,
 ) -> pingora::Result<()> {
     let mut head = RequestHeader::build("POST", exchange.path.as_bytes(), Some(6))?;
     head.insert_header(header::HOST, contact.address.to_string())?;
@@ -76,8 +77,8 @@ async fn talk(
     if let Some(key) = &contact.api_key {
         head.insert_header(header::AUTHORIZATION, format!("Bearer {}", key.expose()))?;
     }
-    if let Some(traceparent) = traceparent {
-        head.insert_header("traceparent", traceparent.as_ref())?;
+    for (name, value) in record.onward() {
+        head.insert_header(name.clone(), value.clone())?;
     }
     http.set_write_timeout(Some(times.between_bytes));
     http.set_read_timeout(Some(times.first_byte));

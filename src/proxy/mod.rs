@@ -23,6 +23,7 @@ mod route;
 mod screen;
 mod serve;
 mod stop;
+mod trace;
 mod understand;
 mod wishes;
 
@@ -149,7 +150,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> Result<()> {
         match &mut ctx.passing {
-            Some(passing) => passing.ask(head),
+            Some(passing) => passing.ask(head, &ctx.record),
             None => Ok(()),
         }
     }
@@ -205,7 +206,7 @@ impl ProxyHttp for Gateway {
         ctx: &mut Context,
     ) -> FailToProxy {
         let stop = match &mut ctx.passing {
-            Some(passing) => self.pass_refusal(passing, error),
+            Some(passing) => self.pass_refusal(passing, &ctx.record, error),
             None if error.etype() == &ErrorType::InternalError => {
                 let refusal = Refusal::new(None, ErrorKind::Internal, "something went wrong");
                 Some(Stop::Refused(refusal, Outcome::UpstreamFailed))

@@ -1,19 +1,25 @@
 //! What is remembered of one request while it runs: each phase adds what it learned, and when the last
 //! holder lets go, whatever happened, exactly one line goes to the access log.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use http::{HeaderName, HeaderValue};
 use parking_lot::{Mutex, MutexGuard};
 use pingora::proxy::Session;
 
 use super::authorize::Caller;
 use super::gaps::Gaps;
+use super::reply_headers::ReplyHeaders;
+use super::stop::Stop;
+use super::trace::{REQUEST_ID, Trace};
 use crate::domain::{EndpointName, PathPattern, PredictedCost, RequestShape, WorkerId};
 use crate::telemetry::{AccessLine, AccessLog, now};
 
 /// A path of a client's making is shown no longer than this.
 const PATH_CHARS_MAX: usize = 200;
+/// A reason may quote what a worker said.
+const ERROR_CHARS_MAX: usize = 500;
 
 /// How a request ended of which no phase said so.
 const UNSAID: &str = "aborted";
@@ -25,6 +31,7 @@ pub(super) struct Record(Arc<Shared>);
 struct Shared {
     log: Arc<AccessLog>,
     arrived: Instant,
+    trace: OnceLock<Trace>,
     notes: Mutex<Notes>,
 }
 
@@ -33,6 +40,7 @@ struct Notes {
     line: AccessLine,
     gaps: Gaps,
     last_token: Option<Instant>,
+    retry_decided: bool,
     ended: Option<Instant>,
 }
 
@@ -49,6 +57,7 @@ impl Record {
         Self(Arc::new(Shared {
             log: Arc::clone(log),
             arrived: Instant::now(),
+            trace: OnceLock::new(),
             notes: Mutex::new(Notes {
                 line,
                 ..Notes::default()
@@ -60,13 +69,26 @@ impl Record {
         self.0.notes.lock()
     }
 
-    pub(super) fn head(&self, session: &Session) {
+    /// Notes who asks for what. The answer, whichever it is, will carry the request's id.
+    pub(super) fn head(&self, session: &mut Session) {
+        let trace = Trace::of(&session.req_header().headers);
+        if let Some(headers) = ReplyHeaders::of(session) {
+            headers.set(REQUEST_ID, trace.id.clone());
+        }
         let head = session.req_header();
         let address = session.client_addr().and_then(|address| address.as_inet());
         let line = &mut self.notes().line;
         line.method = head.method.to_string();
         line.path = head.uri.path().chars().take(PATH_CHARS_MAX).collect();
         line.client = address.map(|address| address.ip().to_string());
+        line.id = String::from_utf8_lossy(trace.id.as_bytes()).into_owned();
+        line.trace_id.clone_from(&trace.trace_id);
+        let _ = self.0.trace.set(trace);
+    }
+
+    /// The request's id and trace, for a worker.
+    pub(super) fn onward(&self) -> &[(HeaderName, HeaderValue)] {
+        self.0.trace.get().map_or(&[], Trace::headers)
     }
 
     /// The interface called, or the pattern of the route.
@@ -89,9 +111,9 @@ impl Record {
         line.streamed = Some(shape.streamed);
         line.prompt_bytes = Some(shape.prompt_bytes);
         line.max_new_tokens = shape.max_new_tokens;
-        line.predicted_prompt_tokens = Some(predicted.prompt_tokens);
-        line.predicted_output_tokens = Some(predicted.output_tokens);
-        line.predicted_cost = Some(predicted.total.0);
+        line.predicted_prompt_tokens = Some(hundredths(predicted.prompt_tokens));
+        line.predicted_output_tokens = Some(hundredths(predicted.output_tokens));
+        line.predicted_cost = Some(hundredths(predicted.total.0));
     }
 
     /// The route it passes by.
@@ -100,7 +122,7 @@ impl Record {
     }
 
     pub(super) fn predicted(&self, cost: &PredictedCost) {
-        self.notes().line.predicted_cost = Some(cost.total.0);
+        self.notes().line.predicted_cost = Some(hundredths(cost.total.0));
     }
 
     /// Time in the waiting room; adds up over attempts.
@@ -111,23 +133,24 @@ impl Record {
 
     /// This worker is asked now: at first, again, or beside another one.
     pub(super) fn worker(&self, id: &WorkerId) {
-        self.notes().line.workers.push(id.to_string());
+        let mut notes = self.notes();
+        if std::mem::take(&mut notes.retry_decided) {
+            notes.line.retries += 1;
+        }
+        notes.line.workers.push(id.to_string());
     }
 
-    /// Another attempt begins; the client has seen nothing of the one before.
-    #[allow(dead_code)]
+    /// Another attempt is wanted; the client has seen nothing of the one before. It counts once a worker is found.
     pub(super) fn retried(&self) {
-        self.notes().line.retries += 1;
+        self.notes().retry_decided = true;
     }
 
     /// A broken stream goes on from another worker.
-    #[allow(dead_code)]
     pub(super) fn resumed(&self) {
         self.notes().line.resumes += 1;
     }
 
     /// A second worker was asked because the first one's answer was late.
-    #[allow(dead_code)]
     pub(super) fn hedged(&self) {
         self.notes().line.hedged = true;
     }
@@ -153,8 +176,20 @@ impl Record {
         let line = &mut self.notes().line;
         line.outcome = outcome;
         if let Some(error) = error {
-            line.error = Some(error.to_owned());
+            line.error = Some(error.chars().take(ERROR_CHARS_MAX).collect());
         }
+    }
+
+    /// Why the client gets no answer, or no more of it. The outcome is said at the end.
+    pub(super) fn stopped(&self, stop: &Stop) {
+        let why = match stop {
+            Stop::ClientLeft => "the client left".to_owned(),
+            other => match other.as_event() {
+                Some((_, why)) => why,
+                None => return,
+            },
+        };
+        self.notes().line.error = Some(why.chars().take(ERROR_CHARS_MAX).collect());
     }
 
     /// The last byte is written, or nothing more will be.
@@ -187,7 +222,10 @@ impl Drop for Shared {
     }
 }
 
-/// To a hundredth.
 fn ms(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e5).round() / 1e2
+    hundredths(time.as_secs_f64() * 1e3)
+}
+
+fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
 }

@@ -138,7 +138,10 @@ impl Gateway {
         };
         let (outcome, end) = match result {
             Ok(()) => (Outcome::Ok, Ok(())),
-            Err(stop) => (stop.outcome(), answer(session, stop).await),
+            Err(stop) => {
+                record.stopped(&stop);
+                (stop.outcome(), answer(session, stop).await)
+            }
         };
         record.outcome(outcome.as_str(), None);
         self.count(name.as_ref(), api.as_str(), outcome, began);
@@ -159,6 +162,7 @@ impl Gateway {
             Ok(passing) => Ok(Some(passing)),
             Err(stop) => {
                 let outcome = stop.outcome();
+                record.stopped(&stop);
                 record.outcome(outcome.as_str(), None);
                 self.count(None, pass::LABEL, outcome, began);
                 answer(session, stop).await.map(|()| None)

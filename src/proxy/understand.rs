@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use pingora::proxy::Session;
 
 use super::allow::Admitted;
@@ -32,7 +31,6 @@ pub(super) struct Request {
     pub(super) admitted: Admitted,
     pub(super) received_at: Instant,
     pub(super) record: Record,
-    pub(super) traceparent: Option<Bytes>,
     /// What it really cost is counted.
     pub(super) settled: AtomicBool,
 }
@@ -88,9 +86,6 @@ impl Gateway {
         record.asked(&shape, &predicted);
         self.charge(session, Some(api), &mut admitted, &predicted)?;
         endpoint.arrived(&predicted, now());
-        let traceparent = session
-            .get_header("traceparent")
-            .map(|value| Bytes::copy_from_slice(value.as_bytes()));
         Ok(Request {
             api,
             endpoint,
@@ -102,7 +97,6 @@ impl Gateway {
             admitted,
             received_at: Instant::now(),
             record: record.clone(),
-            traceparent,
             settled: AtomicBool::new(false),
         })
     }

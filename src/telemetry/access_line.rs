@@ -77,3 +77,43 @@ fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::E
     let time = DateTime::from_timestamp_millis(ms).unwrap_or_default();
     serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_manual_lists_every_field() {
+        let some = Some(1.0);
+        let line = AccessLine {
+            trace_id: Some("t".into()),
+            client: Some("c".into()),
+            key: Some("k".into()),
+            endpoint: Some("e".into()),
+            streamed: Some(true),
+            status: Some(200),
+            error: Some("e".into()),
+            workers: vec!["w".into()],
+            prompt_bytes: Some(1),
+            max_new_tokens: Some(1),
+            predicted_prompt_tokens: some,
+            predicted_output_tokens: some,
+            predicted_cost: some,
+            prompt_tokens: Some(1),
+            output_tokens: Some(1),
+            waited_ms: some,
+            ttft_ms: some,
+            gap_p50_ms: some,
+            gap_max_ms: some,
+            time: Timestamp::from_millis(1_764_077_129_123),
+            ..AccessLine::default()
+        };
+        let line = serde_json::to_value(&line).expect("JSON");
+        assert_eq!(line["time"], "2025-11-25T13:25:29.123Z");
+        let manual = include_str!("../../docs/OPERATIONS.md");
+        let manual = manual.split("## The access log").nth(1).expect("a section");
+        for (field, _) in line.as_object().expect("an object") {
+            assert!(manual.contains(&format!("`{field}`")), "{field}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Every metric, with its unit in its name.
 
+use super::logging::LOG_LINES;
+
 use prometheus::{
     CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry,
     TextEncoder,
@@ -35,6 +37,7 @@ pub struct Metrics {
     pub market_calls: IntCounterVec,
     pub probes: IntCounterVec,
     pub reloads: IntCounterVec,
+    pub access_log_lines: IntCounterVec,
     pub scaler_tick_seconds: HistogramVec,
     pub spend_usd: CounterVec,
     pub fleet: FleetGauges,
@@ -46,6 +49,7 @@ pub struct FleetGauges {
     pub waiting_requests: GaugeVec,
     pub waiting_bytes: GaugeVec,
     pub in_flight_requests: GaugeVec,
+    pub requests_under_way: GaugeVec,
     pub outstanding_tokens: GaugeVec,
     pub ready_tokens_per_second: GaugeVec,
     pub usd_per_hour: GaugeVec,
@@ -77,6 +81,7 @@ impl Metrics {
         build
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1.0);
+        r.register(Box::new(LOG_LINES.clone()))?;
         let ep = "endpoint";
         Ok(Self {
             requests: counter(
@@ -235,6 +240,12 @@ impl Metrics {
                 "Configuration reloads.",
                 &["outcome"],
             )?,
+            access_log_lines: counter(
+                &r,
+                "tidegate_access_log_lines_total",
+                "Lines of the access log: written, dropped because too many waited, or failed to be written.",
+                &["outcome"],
+            )?,
             scaler_tick_seconds: histogram(
                 &r,
                 "tidegate_scaler_tick_seconds",
@@ -306,6 +317,12 @@ impl FleetGauges {
                 "Requests at workers.",
                 &[ep],
             )?,
+            requests_under_way: gauge(
+                r,
+                "tidegate_requests_under_way",
+                "Requests that are being read, waiting or being answered; what a graceful stop waits for.",
+                &[],
+            )?,
             outstanding_tokens: gauge(
                 r,
                 "tidegate_outstanding_tokens",
@@ -352,6 +369,7 @@ impl FleetGauges {
             &self.waiting_requests,
             &self.waiting_bytes,
             &self.in_flight_requests,
+            &self.requests_under_way,
             &self.outstanding_tokens,
             &self.ready_tokens_per_second,
             &self.usd_per_hour,
@@ -409,4 +427,32 @@ fn histogram(
     let histogram = HistogramVec::new(opts, labels)?;
     r.register(Box::new(histogram.clone()))?;
     Ok(histogram)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    fn names(text: &str) -> BTreeSet<&str> {
+        text.match_indices("tidegate_")
+            .map(|(at, _)| &text[at..])
+            .map(|rest| {
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                &rest[..end.unwrap_or(rest.len())]
+            })
+            .filter(|name| !name.ends_with('_'))
+            .collect()
+    }
+
+    #[test]
+    fn the_operators_manual_lists_every_metric_and_no_other() {
+        let here = include_str!("metrics.rs").split("#[cfg(test)]").next();
+        let mut here = names(here.unwrap_or_default());
+        here.extend(names(include_str!("logging.rs")));
+        let manual = names(include_str!("../../docs/OPERATIONS.md"));
+        let missing: Vec<_> = here.difference(&manual).collect();
+        let unknown: Vec<_> = manual.difference(&here).collect();
+        assert!(missing.is_empty(), "not in docs/OPERATIONS.md: {missing:?}");
+        assert!(unknown.is_empty(), "no such metric: {unknown:?}");
+    }
 }

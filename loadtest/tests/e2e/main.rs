@@ -1,5 +1,6 @@
 //! End to end: the real gateway program, real sockets, the stand-in worker or the real model.
 
+mod access_log;
 mod admin;
 mod bad_input;
 mod change;

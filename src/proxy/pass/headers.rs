@@ -9,6 +9,8 @@ use pingora::proxy::Session;
 use pingora::{OrErr, Result};
 
 use crate::fleet::Contact;
+use crate::proxy::record::Record;
+use crate::proxy::trace::Trace;
 
 /// Headers of the gateway's own, in both directions.
 const OWN: &str = "x-tidegate-";
@@ -20,7 +22,12 @@ const HOP_BY_HOP: [HeaderName; 4] = [
 ];
 const HOP_BY_HOP_NAMED: [&str; 2] = ["keep-alive", "proxy-connection"];
 
-pub(super) fn for_worker(head: &mut RequestHeader, target: &str, contact: &Contact) -> Result<()> {
+pub(super) fn for_worker(
+    head: &mut RequestHeader,
+    target: &str,
+    contact: &Contact,
+    record: &Record,
+) -> Result<()> {
     let uri: Uri = target
         .parse()
         .or_err(pingora::ErrorType::InvalidHTTPHeader, "path")?;
@@ -38,6 +45,12 @@ pub(super) fn for_worker(head: &mut RequestHeader, target: &str, contact: &Conta
     remove(head.headers.keys().cloned().collect(), |name| {
         head.remove_header(name);
     });
+    for name in Trace::names() {
+        head.remove_header(&name);
+    }
+    for (name, value) in record.onward() {
+        head.insert_header(name.clone(), value.clone())?;
+    }
     head.insert_header(header::HOST, contact.address.to_string())?;
     Ok(())
 }

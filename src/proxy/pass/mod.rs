@@ -179,7 +179,12 @@ impl Gateway {
     }
 
     /// What the client is told of an error that nothing mends; `None` if there is nobody to tell.
-    pub(super) fn pass_refusal(&self, passing: &mut Passing, error: &Error) -> Option<Stop> {
+    pub(super) fn pass_refusal(
+        &self,
+        passing: &mut Passing,
+        record: &Record,
+        error: &Error,
+    ) -> Option<Stop> {
         let limit = self.settings.load();
         let stop = match (error.esource(), error.etype()) {
             (_, ErrorType::HTTPStatus(413)) => body_stop(
@@ -206,6 +211,7 @@ impl Gateway {
                 .unwrap_or_else(|| upstream_stop(None, AttemptFailure::Broken, &in_words(error))),
         };
         passing.outcome = Some(stop.outcome());
+        record.stopped(&stop);
         Some(stop)
     }
 
@@ -219,7 +225,12 @@ impl Gateway {
     ) {
         let status = session.response_written().map(|head| head.status.as_u16());
         let outcome = passing.outcome.unwrap_or_else(|| outcome(error, status));
-        let why = error.map(in_words);
+        let why = match (passing.outcome, outcome, error) {
+            (None, Outcome::ClientLeft, _) => Some("the client left".to_owned()),
+            (None, _, Some(error)) => Some(in_words(error)),
+            // A refusal has said it better.
+            _ => None,
+        };
         record.outcome(outcome.as_str(), why.as_deref());
         if outcome == Outcome::ClientLeft && status.is_none() {
             let nothing = PredictedCost::default();
@@ -302,11 +313,11 @@ impl Passing {
     }
 
     /// The request as the worker gets it.
-    pub(super) fn ask(&mut self, head: &mut RequestHeader) -> Result<()> {
+    pub(super) fn ask(&mut self, head: &mut RequestHeader, record: &Record) -> Result<()> {
         let Some(contact) = &self.contact else {
             return Err(Error::explain(ErrorType::InternalError, "no worker"));
         };
-        headers::for_worker(head, &self.target, contact)?;
+        headers::for_worker(head, &self.target, contact, record)?;
         self.name_model(contact.served_model.clone());
         if let Body::Whole(body) = &self.body {
             headers::set_length(head, body.len())?;
