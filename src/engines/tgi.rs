@@ -42,14 +42,15 @@ pub(super) fn path(call: &Call) -> &'static str {
 
 /// Only with details does an unstreamed answer say how many tokens it has.
 fn with_details(body: &JsonObject) -> Bytes {
-    let parameters = body
-        .get::<serde_json::Map<String, Value>>("parameters")
-        .ok()
-        .flatten();
-    let mut parameters = parameters.unwrap_or_default();
-    parameters.insert("details".into(), Value::Bool(true));
+    // As they are written: what is not read here need not fit what JSON values can hold.
+    let written = body.raw("parameters").cloned().map(JsonObject::parse);
+    let mut parameters = match written {
+        Some(Ok(parameters)) => parameters,
+        _ => JsonObject::default(),
+    };
+    parameters.set("details", true);
     let mut body = body.clone();
-    body.set("parameters", Value::Object(parameters));
+    body.set_raw("parameters", parameters.to_bytes());
     body.to_bytes()
 }
 

@@ -1,6 +1,7 @@
 //! A request's body, from a client nobody knows, to what every engine would be asked.
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tidegate::domain::{Api, EngineKind, RequestLimits};
 use tidegate::engines::{Call, JsonObject, exchange, peek_model, read_call};
@@ -34,8 +35,13 @@ pub(super) fn check(input: &[u8]) {
         let Ok(exchange) = exchange(engine, &call, Some("served")) else {
             continue;
         };
-        let body: Value = serde_json::from_slice(&exchange.body).expect("an engine is asked JSON");
-        assert!(body.is_object(), "an engine is asked an object");
+        // Numbers that are passed on as written may be larger than any value here can be.
+        let asked: Result<IgnoredAny, _> = serde_json::from_slice(&exchange.body);
+        assert!(asked.is_ok(), "an engine is asked what is no JSON");
+        assert!(
+            exchange.body.starts_with(b"{"),
+            "an engine is asked no object"
+        );
     }
 }
 

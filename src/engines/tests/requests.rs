@@ -200,3 +200,19 @@ fn every_engine_says_where_it_is_asked_for_its_health() {
         assert_eq!(models_path(engine).is_none(), engine == EngineKind::Tgi);
     }
 }
+
+#[test]
+fn a_number_too_large_to_hold_loses_no_other_parameter() {
+    let huge = "1".repeat(400);
+    let body =
+        format!("{{\"inputs\":\"x\",\"parameters\":{{\"max_new_tokens\":7,\"new\":{huge}}}}}");
+    let object = JsonObject::parse(Bytes::from(body)).expect("an object");
+    let call = read_call(Api::Generate, object, &LIMITS).expect("a valid request");
+    let asked = exchange(EngineKind::Tgi, &call, None).expect("an exchange");
+    let asked = String::from_utf8(asked.body.to_vec()).expect("text");
+    assert!(asked.contains("\"max_new_tokens\":7"), "{asked}");
+    assert!(
+        asked.contains(&huge) && asked.contains("\"details\":true"),
+        "{asked}"
+    );
+}

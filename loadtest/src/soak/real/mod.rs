@@ -136,7 +136,7 @@ impl Stage {
         let endpoint = endpoint_of(
             "llamacpp",
             &urls,
-            "retry_attempts: 5\nretry_budget: 1\ntimeouts: {silence: 1.5}\n",
+            "retry_attempts: 5\nretry_budget: 1\ntimeouts: {silence: 1.5, probe: 2}\n",
         );
         Ok(Self {
             gateway: gateway_over(&endpoint, "", engines_wanted).await?,
