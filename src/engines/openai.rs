@@ -309,10 +309,7 @@ impl OpenAiMeter {
 
     /// A worker that gave every finish reason but not the last mark has said all; the client is told so.
     pub fn finish(&mut self, tally: &mut Tally, transcript: &Transcript, tail: &mut BytesMut) {
-        if !tally.ended
-            && tally.error.is_none()
-            && self.finished.len() >= self.choices.max(1) as usize
-        {
+        if !tally.ended && tally.error.is_none() && self.has_finished() {
             tally.ended = true;
             if self.usage_wanted && !self.usage_given {
                 let mut chunk = self.chunk(transcript);
@@ -324,13 +321,25 @@ impl OpenAiMeter {
         }
     }
 
-    /// All tokens of the budget are given, only the finish reason is not.
+    /// Every choice has its finish reason.
+    pub fn has_finished(&self) -> bool {
+        self.finished.len() >= self.choices.max(1) as usize
+    }
+
+    /// All tokens are given, only the end is not, and perhaps the finish reason.
     pub fn end_at_limit(
         &mut self,
         tally: &mut Tally,
         transcript: &Transcript,
         tail: &mut BytesMut,
     ) {
+        if !self.has_finished() {
+            self.finish_at_limit(tally, transcript, tail);
+        }
+        self.finish(tally, transcript, tail);
+    }
+
+    fn finish_at_limit(&mut self, tally: &mut Tally, transcript: &Transcript, tail: &mut BytesMut) {
         let mut chunk = self.chunk(transcript);
         let mut choice =
             serde_json::json!({"index": 0, "logprobs": null, "finish_reason": "length"});
@@ -342,7 +351,6 @@ impl OpenAiMeter {
         tail.extend_from_slice(&frame(Value::Object(chunk).to_string().as_bytes()));
         tally.finish_reason = Some("length".to_owned());
         self.finished.insert(0);
-        self.finish(tally, transcript, tail);
     }
 
     fn chunk(&self, transcript: &Transcript) -> Map<String, Value> {

@@ -16,9 +16,10 @@ use super::translate::{self, Dialect};
 use super::{Ending, Exchange, llamacpp, openai, vllm};
 use crate::domain::{Api, EngineKind};
 
-/// The client has all tokens it asked for; only the end is missing, which `end_at_limit` makes.
+/// The client has all tokens it asked for, or the finish reason; only the end is missing, which `end_at_limit` makes.
 pub fn is_at_limit(engine: EngineKind, call: &Call, broken: &AnswerReader) -> bool {
-    left(engine, call, broken) == Some(0)
+    let finished = matches!(&broken.form, Form::OpenAi(meter) if meter.has_finished());
+    finished || left(engine, call, broken) == Some(0)
 }
 
 /// What another worker is asked to go on with a stream; its reader gives the client the rest of the one stream.

@@ -242,6 +242,31 @@ fn a_stream_that_lacks_only_its_end_is_ended_without_another_worker() {
 }
 
 #[test]
+fn garbage_behind_the_finish_reason_is_no_reason_to_finish_twice() {
+    let all = frames(CHAT);
+    let call = call(Api::ChatCompletions, chat(true));
+    let mut reader = exchange(EngineKind::LlamaCpp, &call, None).unwrap().answer;
+    let mut client = String::new();
+    feed(
+        &mut reader,
+        &all.concat().replace("data: [DONE]\n\n", ""),
+        &mut client,
+    );
+    feed(&mut reader, "data: {\"choi\n\n", &mut client);
+    assert!(reader.is_over());
+    assert!(is_at_limit(EngineKind::LlamaCpp, &call, &reader));
+    let ending = end_at_limit(reader);
+    assert!(ending.complete);
+    client.push_str(&String::from_utf8_lossy(&ending.tail.unwrap()));
+    assert_eq!(
+        client.matches("\"finish_reason\":\"").count(),
+        1,
+        "{client}"
+    );
+    assert!(client.ends_with("data: [DONE]\n\n"));
+}
+
+#[test]
 fn what_only_the_answer_shows_is_an_obstacle_from_then_on() {
     let check = |delta: Value, expected: Option<Obstacle>| {
         let mut reader = exchange(
