@@ -5,6 +5,7 @@ pub mod ask;
 mod certificate;
 pub mod change;
 pub mod leavers;
+pub mod noisy;
 pub mod real;
 mod report;
 pub mod seam;
@@ -39,6 +40,7 @@ enum Part {
     Leavers(leavers::LeaversOptions),
     Streams(streams::StreamsOptions),
     Change(change::ChangeOptions),
+    Noisy(noisy::NoisyOptions),
 }
 
 impl Part {
@@ -50,6 +52,7 @@ impl Part {
             Part::Leavers(Default::default()),
             Part::Streams(Default::default()),
             Part::Change(Default::default()),
+            Part::Noisy(Default::default()),
         ]
     }
 
@@ -60,6 +63,7 @@ impl Part {
             Part::Leavers(options) => Ok(leavers::run(&options).await?.section()),
             Part::Streams(options) => Ok(streams::run(&options).await?.section()),
             Part::Change(options) => Ok(change::run(&options).await?.section()),
+            Part::Noisy(options) => Ok(noisy::run(&options).await?.section()),
         }
     }
 }

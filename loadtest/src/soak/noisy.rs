@@ -21,16 +21,18 @@ const RATIO_MAX: f64 = 1.5;
 /// Each key's share is this part of what the workers can do: together they leave some.
 const SHARE: f64 = 0.35;
 
-const WORKERS: usize = 3;
-const PLACES: usize = 16;
-/// A prompt of the length that real conversations have is read in a fifth of a second.
-const PROMPT_TOKENS: usize = 1_000;
-const OUTPUT_TOKENS: u32 = 30;
+/// Many places in all, so that one is freed every few milliseconds even when all are taken.
+const WORKERS: usize = 24;
+const PLACES: usize = 8;
+/// Read in 0.3 s, as a prompt of ordinary length on a small card.
+const PROMPT_TOKENS: usize = 300;
+/// Mean; lengths are spread by half of it to both sides.
+const OUTPUT_TOKENS: u32 = 100;
 const LAW: SpeedLaw = SpeedLaw {
-    a_ms: 20.0,
-    c_ms: 0.25,
+    a_ms: 40.0,
+    c_ms: 0.5,
     k_ms: 0.0,
-    prefill_tps: 5_000.0,
+    prefill_tps: 1_000.0,
     kv_tokens: 400_000,
     max_batch: 64,
 };
@@ -56,6 +58,9 @@ pub struct NoisyOptions {
     /// Of each of the two phases
     #[arg(long, default_value_t = 60.0)]
     pub seconds: f64,
+    /// Of the noise before it is measured
+    #[arg(long, default_value_t = 20.0)]
+    pub onset_seconds: f64,
     /// The noisy key's load in shares
     #[arg(long, default_value_t = 20.0)]
     pub shares: f64,
@@ -67,6 +72,7 @@ impl Default for NoisyOptions {
     fn default() -> Self {
         Self {
             seconds: 60.0,
+            onset_seconds: 20.0,
             shares: 20.0,
             seed: 1,
         }
@@ -86,6 +92,8 @@ pub struct Phase {
 pub struct Findings {
     options: NoisyOptions,
     pub calm: Phase,
+    /// The first moments of the noise, in which it takes all places that were free.
+    pub onset: Phase,
     pub noisy: Phase,
 }
 
@@ -111,10 +119,11 @@ pub async fn run(options: &NoisyOptions) -> Result<Findings> {
     // Speeds and lengths are learned from a moment of ordinary load.
     play(&gateway, 1.0, options.seconds.min(5.0), &mut dice).await?;
     let calm = play(&gateway, 1.0, options.seconds, &mut dice).await?;
-    let noisy = play(&gateway, options.shares, options.seconds, &mut dice).await?;
+    let (onset, noisy) = play_on(&gateway, options, &mut dice).await?;
     Ok(Findings {
         options: options.clone(),
         calm,
+        onset,
         noisy,
     })
 }
@@ -149,49 +158,78 @@ async fn play(
     seconds: f64,
     dice: &mut fastrand::Rng,
 ) -> Result<Phase> {
-    let rate = capacity() * SHARE;
-    let client = http_client()?;
-    let url: Arc<str> = format!("{}/generate_stream", gateway.base_url).into();
-    let mut plan: Vec<(f64, usize)> = Vec::new();
-    for (key, rate) in [(LOUD, rate * loud_shares), (QUIET, rate)] {
-        let mut at = 0.0;
-        loop {
-            // Poisson arrivals.
-            at -= (1.0 - dice.f64()).ln() / rate;
-            if at > seconds {
-                break;
-            }
-            plan.push((at, key));
-        }
-    }
-    plan.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let begin = tokio::time::Instant::now();
-    let mut phase = Phase::default();
-    let mut asked = JoinSet::new();
-    for (n, (at, key)) in plan.into_iter().enumerate() {
-        tokio::time::sleep_until(begin + Duration::from_secs_f64(at)).await;
-        phase.sent[key] += 1;
-        let (client, url) = (client.clone(), Arc::clone(&url));
-        asked.spawn(async move { (key, ask(&client, &url, key, n).await) });
-    }
-    while let Some(told) = asked.join_next().await {
-        match told? {
-            (key, Told::Served(ttft)) => {
-                phase.served[key] += 1;
-                phase.ttft[key].add(ttft);
-            }
-            (key, Told::Refused) => phase.refused[key] += 1,
-            (key, Told::Failed(why)) => phase.failed.push(format!("{}: {why}", KEYS[key].0)),
-        }
-    }
+    let [phase] = send(gateway, loud_shares, [seconds], dice).await?;
     Ok(phase)
 }
 
-async fn ask(client: &Client, url: &str, key: usize, n: usize) -> Told {
+/// The noise without a pause between its onset and what is measured.
+async fn play_on(
+    gateway: &Gateway,
+    options: &NoisyOptions,
+    dice: &mut fastrand::Rng,
+) -> Result<(Phase, Phase)> {
+    let ends = [
+        options.onset_seconds,
+        options.onset_seconds + options.seconds,
+    ];
+    let [onset, noisy] = send(gateway, options.shares, ends, dice).await?;
+    Ok((onset, noisy))
+}
+
+/// One load, sorted into phases by when requests were sent; `ends` are those of the phases.
+async fn send<const PHASES: usize>(
+    gateway: &Gateway,
+    loud_shares: f64,
+    ends: [f64; PHASES],
+    dice: &mut fastrand::Rng,
+) -> Result<[Phase; PHASES]> {
+    let rate = capacity() * SHARE;
+    let client = http_client()?;
+    let url: Arc<str> = format!("{}/generate_stream", gateway.base_url).into();
+    let mut plan = arrivals(LOUD, rate * loud_shares, ends[PHASES - 1], dice);
+    plan.extend(arrivals(QUIET, rate, ends[PHASES - 1], dice));
+    plan.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let begin = tokio::time::Instant::now();
+    let mut phases = std::array::from_fn(|_| Phase::default());
+    let mut asked = JoinSet::new();
+    for (n, (at, key)) in plan.into_iter().enumerate() {
+        tokio::time::sleep_until(begin + Duration::from_secs_f64(at)).await;
+        let phase = ends.iter().filter(|end| at > **end).count();
+        phases[phase].sent[key] += 1;
+        let (client, url) = (client.clone(), Arc::clone(&url));
+        let tokens = dice.u32(OUTPUT_TOKENS / 2..=OUTPUT_TOKENS * 3 / 2);
+        asked.spawn(async move { (phase, key, ask(&client, &url, key, n, tokens).await) });
+    }
+    while let Some(told) = asked.join_next().await {
+        let (phase, key, told) = told?;
+        let phase = &mut phases[phase];
+        match told {
+            Told::Served(ttft) => {
+                phase.served[key] += 1;
+                phase.ttft[key].add(ttft);
+            }
+            Told::Refused => phase.refused[key] += 1,
+            Told::Failed(why) => phase.failed.push(format!("{}: {why}", KEYS[key].0)),
+        }
+    }
+    Ok(phases)
+}
+
+/// Poisson arrivals.
+fn arrivals(key: usize, rate: f64, until: f64, dice: &mut fastrand::Rng) -> Vec<(f64, usize)> {
+    let mut at = 0.0;
+    std::iter::from_fn(|| {
+        at -= (1.0 - dice.f64()).ln() / rate;
+        (at <= until).then_some((at, key))
+    })
+    .collect()
+}
+
+async fn ask(client: &Client, url: &str, key: usize, n: usize, tokens: u32) -> Told {
     // Prompts differ from their first word on, so that none is read from a cache.
     let body = json!({
         "inputs": format!("request{n}{}", " word".repeat(PROMPT_TOKENS - 1)),
-        "parameters": {"max_new_tokens": OUTPUT_TOKENS},
+        "parameters": {"max_new_tokens": tokens},
     });
     let sent = Instant::now();
     let request = client.post(url).bearer_auth(KEYS[key].1).json(&body);
@@ -224,7 +262,7 @@ impl Findings {
 
     /// The quiet key's requests that got no answer in the noise.
     pub fn quiet_refused(&self) -> usize {
-        self.noisy.refused[QUIET]
+        self.onset.refused[QUIET] + self.noisy.refused[QUIET]
     }
 
     pub fn loud_refused(&self) -> usize {
@@ -243,11 +281,20 @@ impl Findings {
             SHARE * 100.0,
             self.options.seconds,
         );
-        for (name, phase) in [("both at their shares", &self.calm), ("noise", &self.noisy)] {
+        let phases = [
+            ("both at their shares", &self.calm),
+            ("noise, its onset", &self.onset),
+            ("noise", &self.noisy),
+        ];
+        for (name, phase) in phases {
             for key in [LOUD, QUIET] {
                 text.push_str(&format!(
                     "| {name} | {} | {} | {} | {} | {} |\n",
-                    KEYS[key].0, phase.sent[key], phase.served[key], phase.refused[key], phase.ttft[key]
+                    KEYS[key].0,
+                    phase.sent[key],
+                    phase.served[key],
+                    phase.refused[key],
+                    phase.ttft[key]
                 ));
             }
         }
@@ -258,18 +305,27 @@ impl Findings {
         ));
         let mut complaints = Vec::new();
         if self.ratio() > RATIO_MAX {
-            complaints.push(format!("the quiet key's p99 grew {:.2} times", self.ratio()));
+            complaints.push(format!(
+                "the quiet key's p99 grew {:.2} times",
+                self.ratio()
+            ));
         }
         if self.quiet_refused() > 0 {
-            complaints.push(format!("{} of the quiet key's requests were refused", self.quiet_refused()));
+            complaints.push(format!(
+                "{} of the quiet key's requests were refused",
+                self.quiet_refused()
+            ));
         }
         let failed = self.calm.failed.iter().chain(&self.noisy.failed);
         complaints.extend(failed.take(5).cloned());
         Section {
             title: "A noisy key".to_owned(),
             command: format!(
-                "loadtest soak noisy --seconds {} --shares {} --seed {}",
-                self.options.seconds, self.options.shares, self.options.seed
+                "loadtest soak noisy --seconds {} --onset-seconds {} --shares {} --seed {}",
+                self.options.seconds,
+                self.options.onset_seconds,
+                self.options.shares,
+                self.options.seed
             ),
             text,
             complaints,

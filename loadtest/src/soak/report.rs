@@ -65,13 +65,16 @@ impl Times {
         self.0.len()
     }
 
-    /// `-` where there are none; in milliseconds.
-    pub fn quantile(&self, share: f64) -> String {
+    pub fn at(&self, share: f64) -> Option<Duration> {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let at = ((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1);
-        let time = sorted.get(at).or(sorted.last());
-        time.map_or("-".to_owned(), |time| {
+        sorted.get(at).or(sorted.last()).copied()
+    }
+
+    /// `-` where there are none; in milliseconds.
+    pub fn quantile(&self, share: f64) -> String {
+        self.at(share).map_or("-".to_owned(), |time| {
             format!("{:.0}", time.as_secs_f64() * 1e3)
         })
     }

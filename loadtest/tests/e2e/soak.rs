@@ -2,6 +2,7 @@
 
 use loadtest::soak::change::{self, ChangeOptions};
 use loadtest::soak::leavers::{self, LeaversOptions};
+use loadtest::soak::noisy::{self, NoisyOptions};
 use loadtest::soak::real::{self, RealOptions};
 use loadtest::soak::seam::{self, SeamOptions};
 use loadtest::soak::streams::{self, StreamsOptions};
@@ -74,4 +75,21 @@ async fn nobody_notices_reloads_upgrades_and_new_certificates_under_load() {
     let section = findings.section();
     assert!(section.complaints.is_empty(), "{section}");
     assert!(findings.answers > 20, "{section}");
+}
+
+/// On a machine that has other things to do only the structure is asserted: the quiet key is served in full while the loud one
+/// is turned away. `loadtest soak noisy` measures the times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_noisy_key_costs_another_none_of_its_answers() {
+    let options = NoisyOptions {
+        seconds: 4.0,
+        onset_seconds: 4.0,
+        shares: 10.0,
+        ..NoisyOptions::default()
+    };
+    let findings = noisy::run(&options).await.expect("the stage stands");
+    let section = findings.section();
+    assert_eq!(findings.quiet_refused(), 0, "{section}");
+    assert_eq!(findings.failed(), [] as [String; 0], "{section}");
+    assert!(findings.loud_refused() > 0, "{section}");
 }
