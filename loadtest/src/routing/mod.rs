@@ -107,7 +107,7 @@ impl RoutingCommand {
         };
         let mut router = router_named(router, &scenario, seed)?;
         let served = run(&scenario, &arrivals, router.as_mut());
-        Ok(Figures::of(&served))
+        Ok(Figures::of(&served, &arrivals))
     }
 
     /// A piece of the trace that begins where the seed says, at the wanted load.

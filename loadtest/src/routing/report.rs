@@ -2,12 +2,14 @@
 
 use std::fmt;
 
-use tidegate::simulate::serving::Served;
+use tidegate::simulate::serving::{Arrival, Served};
 
 use super::RoutingCommand;
 
 const FIRST_TOKEN_AIM_S: f64 = 2.0;
 const PER_TOKEN_AIM_S: f64 = 0.1;
+/// An answer so short is slow as soon as it meets one other request's prompt.
+const SHORT_TOKENS: u32 = 8;
 
 /// One run. Times in seconds, shares in 0 to 1.
 #[derive(Clone, Copy, Debug)]
@@ -20,14 +22,21 @@ pub(super) struct Figures {
     goodput: f64,
     late_first: f64,
     slow_tokens: f64,
+    /// The part of those whose answers are short.
+    slow_short: f64,
 }
 
 impl Figures {
-    pub(super) fn of(served: &[Served]) -> Self {
+    /// `served` has the order of `arrivals`.
+    pub(super) fn of(served: &[Served], arrivals: &[Arrival]) -> Self {
         let mut first: Vec<f64> = served.iter().map(|served| served.first_token_s).collect();
         let mut each: Vec<f64> = served.iter().map(|served| served.per_token_s).collect();
         first.sort_by(f64::total_cmp);
         each.sort_by(f64::total_cmp);
+        let pairs = served.iter().zip(arrivals);
+        let short = pairs
+            .filter(|(s, a)| s.per_token_s > PER_TOKEN_AIM_S && a.output_tokens <= SHORT_TOKENS)
+            .count();
         let share = |good: fn(&Served) -> bool| {
             served.iter().filter(|served| good(served)).count() as f64 / served.len() as f64
         };
@@ -42,6 +51,7 @@ impl Figures {
             }),
             late_first: share(|s| s.first_token_s > FIRST_TOKEN_AIM_S),
             slow_tokens: share(|s| s.per_token_s > PER_TOKEN_AIM_S),
+            slow_short: short as f64 / served.len() as f64,
         }
     }
 }
@@ -88,7 +98,7 @@ impl fmt::Display for Row {
         let (least, most) = self.range(|figures| figures.goodput);
         write!(
             f,
-            "| {} | {} | {:.3} / {:.3} / {:.2} | {:.1} / {:.0} | **{:.2}** ({:.2}-{:.2}) | {:.2} | {:.2} |",
+            "| {} | {} | {:.3} / {:.3} / {:.2} | {:.1} / {:.0} | **{:.2}** ({:.2}-{:.2}) | {:.2} | {:.2} | {:.2} |",
             self.trace,
             self.router,
             self.mean(|figures| figures.mean),
@@ -101,6 +111,7 @@ impl fmt::Display for Row {
             100.0 * most,
             100.0 * self.mean(|figures| figures.late_first),
             100.0 * self.mean(|figures| figures.slow_tokens),
+            100.0 * self.mean(|figures| figures.slow_short),
         )
     }
 }
@@ -145,9 +156,11 @@ impl Report {
              time; a seed replays exactly. {}\n\n\
              ```\nmake routing\n```\n\n\
              Goodput: first token within 2 s and at most 100 ms a token. *Knows lengths* is our router told the true \
-             length of every answer. A seed chooses the piece of the trace.\n\n\
-             | trace | router | first token mean / p50 / p99, s | a token mean / p99, ms | goodput, % (least-most) | first token late, % | tokens slow, % |\n\
-             |---|---|---|---|---|---|---|\n",
+             length of every answer; it is no bound, since it still serves the least work first and not the aims. A seed chooses the piece \
+             of the trace. A prompt's chunk of 2,048 tokens takes 0.34 s on an RTX 4090 and 0.21 s on an A100, so that a short answer \
+             that meets one other prompt misses 100 ms a token on those machines.\n\n\
+             | trace | router | first token mean / p50 / p99, s | a token mean / p99, ms | goodput, % (least-most) | first token late, % | tokens slow, % | ... in answers of at most {SHORT_TOKENS} tokens, % |\n\
+             |---|---|---|---|---|---|---|---|\n",
             env!("CARGO_PKG_VERSION"),
             self.setting,
         );
