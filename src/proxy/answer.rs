@@ -12,7 +12,7 @@ use super::attempt::{Begun, Failed, First};
 use super::forward::Upstream;
 use super::meter::AnswerMeter;
 use super::record::Record;
-use super::relay::{self, Relay, Relayed};
+use super::relay::{BreakOff, Relay, Relayed};
 use super::reply::Reply;
 use super::stop::{Stop, bad_request, not_admitted};
 use super::understand::Request;
@@ -339,16 +339,17 @@ impl Answering<'_> {
         meter: &AnswerMeter,
         reader: AnswerReader,
         mut ending: Ending,
-        why: String,
+        broke: BreakOff,
     ) -> Result<bool, Stop> {
         let (endpoint, worker) = (&self.request.endpoint, Arc::clone(claim.worker()));
+        let why = broke.in_words();
         tracing::warn!(endpoint = %endpoint.name, worker = %worker.id(), why, "a stream broke off");
-        if let Some(outcome) = relay::blame(&why) {
+        if let Some(outcome) = broke.blame() {
             endpoint.note_outcome(worker.id(), outcome);
+            // A probe will tell whether it is fit for others.
+            endpoint.doubt(&worker);
         }
         let event = ending.error_event.take();
-        // Whatever it was, a probe will tell whether the worker is fit for others.
-        endpoint.doubt(&worker);
         if let Err(not) = self.may_go_on(reader.transcript().obstacle()) {
             self.count_broken(not.as_str());
             self.settle(meter, &ending);

@@ -14,10 +14,6 @@ use crate::engines::{AnswerReader, Ending, Step};
 use crate::fleet::{Claim, Eviction};
 use crate::policy::resume::silence_max;
 
-/// Why a stream broke off whose worker sent nothing any more.
-const SILENT: &str = "the worker was silent for too long";
-const TAKEN: &str = "the worker is being taken out of service";
-
 /// How a worker's part of a stream ended.
 pub(super) enum Relayed {
     Whole(Ending),
@@ -25,8 +21,57 @@ pub(super) enum Relayed {
     /// It is not whole. What was said in `ending` has reached the client, but for its error event.
     Broke {
         ending: Ending,
-        why: String,
+        why: BreakOff,
     },
+}
+
+/// Why a worker's part of a stream is not whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum BreakOff {
+    /// The worker ended it without its terminal event.
+    EndedEarly,
+    /// No token for longer than a live worker takes.
+    Silent,
+    /// The worker is going, through no fault of this stream.
+    Taken,
+    /// The connection broke.
+    Lost(String),
+    /// What came cannot be read.
+    Unreadable(String),
+    /// The engine said that it failed.
+    Reported,
+}
+
+impl BreakOff {
+    fn of_read(error: &pingora::Error) -> Self {
+        match error.etype() {
+            pingora::ErrorType::ReadTimedout => BreakOff::Silent,
+            _ => BreakOff::Lost(in_words(error)),
+        }
+    }
+
+    /// For clients and logs.
+    pub(super) fn in_words(&self) -> String {
+        match self {
+            BreakOff::EndedEarly => "the stream ended early".to_owned(),
+            BreakOff::Silent => "the worker was silent for too long".to_owned(),
+            BreakOff::Taken => "the worker is being taken out of service".to_owned(),
+            BreakOff::Lost(why) | BreakOff::Unreadable(why) => why.clone(),
+            BreakOff::Reported => "the worker reported an error".to_owned(),
+        }
+    }
+
+    /// What it says of the worker; `None`: nothing.
+    pub(super) fn blame(&self) -> Option<RequestOutcome> {
+        match self {
+            BreakOff::Taken => None,
+            BreakOff::Silent => Some(RequestOutcome::Hung),
+            BreakOff::EndedEarly
+            | BreakOff::Lost(_)
+            | BreakOff::Unreadable(_)
+            | BreakOff::Reported => Some(RequestOutcome::Failed),
+        }
+    }
 }
 
 pub(super) struct Relay<'r, 's> {
@@ -58,29 +103,29 @@ impl Relay<'_, '_> {
         }
     }
 
-    /// Passes what comes until nothing more does; gives the reason in words.
+    /// Passes what comes until nothing more does; gives the reason.
     async fn pass(
         &mut self,
         upstream: &mut Upstream,
         reader: &mut AnswerReader,
         steps: Vec<Step>,
         ended: bool,
-    ) -> Result<String, ClientLeft> {
+    ) -> Result<BreakOff, ClientLeft> {
         self.give(steps).await?;
         if ended {
-            return Ok(ended_early());
+            return Ok(BreakOff::EndedEarly);
         }
         upstream.expect_next_within(self.settings.times.between_bytes);
         let mut last_token = Instant::now();
         while !reader.is_over() {
             let part = match self.next_part(upstream, reader, last_token).await? {
                 Ok(Some(part)) => part,
-                Ok(None) => return Ok(ended_early()),
+                Ok(None) => return Ok(BreakOff::EndedEarly),
                 Err(why) => return Ok(why),
             };
             let steps = match reader.push(part) {
                 Ok(steps) => steps,
-                Err(error) => return Ok(error.to_string()),
+                Err(error) => return Ok(BreakOff::Unreadable(error.to_string())),
             };
             let any = steps.iter().any(|step| step.tokens > 0);
             self.give(steps).await?;
@@ -89,7 +134,7 @@ impl Relay<'_, '_> {
                 last_token = Instant::now();
             }
         }
-        Ok("the worker reported an error".to_owned())
+        Ok(BreakOff::Reported)
     }
 
     /// What comes next, for as long as the worker is worth listening to.
@@ -98,7 +143,7 @@ impl Relay<'_, '_> {
         upstream: &mut Upstream,
         reader: &AnswerReader,
         last_token: Instant,
-    ) -> Result<Result<Option<Bytes>, String>, ClientLeft> {
+    ) -> Result<Result<Option<Bytes>, BreakOff>, ClientLeft> {
         let limit = self.silence(reader).saturating_sub(last_token.elapsed());
         let eviction = match self.can_move(reader) {
             true => Eviction::Movable,
@@ -113,9 +158,9 @@ impl Relay<'_, '_> {
             }
         };
         Ok(match self.reply.while_connected(next).await? {
-            Some(Ok(part)) => part.map_err(|error| in_words(&error)),
-            Some(Err(_)) => Err(SILENT.to_owned()),
-            None => Err(TAKEN.to_owned()),
+            Some(Ok(part)) => part.map_err(|error| BreakOff::of_read(&error)),
+            Some(Err(_)) => Err(BreakOff::Silent),
+            None => Err(BreakOff::Taken),
         })
     }
 
@@ -161,18 +206,5 @@ impl Relay<'_, '_> {
             self.reply.deliver(tail).await?;
         }
         Ok(())
-    }
-}
-
-fn ended_early() -> String {
-    "the stream ended early".to_owned()
-}
-
-/// What a broken stream says of its worker; `None`: nothing.
-pub(super) fn blame(why: &str) -> Option<RequestOutcome> {
-    match why {
-        TAKEN => None,
-        SILENT => Some(RequestOutcome::Hung),
-        _ => Some(RequestOutcome::Failed),
     }
 }
