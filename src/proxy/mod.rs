@@ -219,6 +219,9 @@ impl ProxyHttp for Gateway {
         {
             session.set_keepalive(None);
             let _ = answer(session, stop).await;
+            // A client that still sends would see a reset connection instead of the answer.
+            let rest = session.downstream_session.drain_request_body();
+            let _ = tokio::time::timeout(serve::DRAIN_TIMEOUT, rest).await;
             let head = session.response_written();
             error_code = head.map_or(0, |head| head.status.as_u16());
         }

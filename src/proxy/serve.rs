@@ -19,7 +19,7 @@ use crate::domain::{Api, EndpointName, PredictedCost};
 use crate::engines::ErrorKind;
 
 /// How long the rest of a refused request's body is read, so that the client sees the answer.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Gateway {
     /// Answers, or finds what passes through Pingora's own phases.
