@@ -230,10 +230,15 @@ async fn first_token(upstream: &mut Upstream, reader: &mut AnswerReader) -> Resu
 }
 
 fn empty(steps: Vec<Step>, ending: Ending) -> Result<First, Why> {
-    if ending.complete {
-        Ok(First::Empty { steps, ending })
-    } else {
-        Err(not_whole(ending))
+    match ending {
+        _ if ending.complete => Ok(First::Empty { steps, ending }),
+        // Not even its error can be read: the worker is broken, not the request.
+        Ending {
+            engine_error: Some(why),
+            error_event: None,
+            ..
+        } => Err((AttemptFailure::Broken, why)),
+        _ => Err(not_whole(ending)),
     }
 }
 
