@@ -19,8 +19,8 @@ use crate::domain::ConnectionLimits;
 use crate::proxy::{ConnectionServer, Gateway, ProxySettings};
 use crate::telemetry::Metrics;
 
-/// Bodies are read into buffers of their own and events are smaller: more would only be held for idle streams.
-const BUFFER_BYTES: usize = 4 << 10;
+/// Events are smaller: more would only be held for idle streams. Headers and bodies are read into buffers of their own.
+const WRITE_BUFFER_BYTES: usize = 2 << 10;
 const DESCRIPTORS_ASIDE: u64 = 500;
 
 pub(super) fn check_free(address: SocketAddr, key: &str) -> Result<()> {
@@ -100,7 +100,7 @@ fn listener(address: SocketAddr, limits: &ConnectionLimits) -> ListenerConfig {
     options.tcp_snd_buf = Some(limits.send_buffer_bytes);
     ListenerConfig::tcp(address.to_string())
         .tcp_socket_options(options)
-        .l4_buffer(L4BufferSettings::new(BUFFER_BYTES, BUFFER_BYTES))
+        .l4_buffer(L4BufferSettings::new(0, WRITE_BUFFER_BYTES))
 }
 
 /// HTTP/2 without TLS is spoken to whoever begins with it.

@@ -141,7 +141,7 @@ async fn tell(reply: &mut Reply<'_>, record: &Record, stop: Stop) -> Stop {
 impl Answering<'_> {
     async fn run(mut self, reply: &mut Reply<'_>) -> Result<(), Stop> {
         loop {
-            let claim = self.worker(reply).await?;
+            let claim = Box::pin(self.worker(reply)).await?;
             let exchange = self.exchange(claim.worker())?;
             self.attempts += 1;
             let begun = match self.begin(reply, claim, exchange).await {

@@ -23,8 +23,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A worker's answer, its header read.
 pub(super) struct Upstream {
-    http: HttpSession,
-    peer: HttpPeer,
+    // Boxed: both are large, and are moved about with what waits on them.
+    http: Box<HttpSession>,
+    peer: Box<HttpPeer>,
     pub(super) status: u16,
     /// All of the answer was read: the connection is free.
     at_end: bool,
@@ -38,9 +39,10 @@ pub(super) async fn send(
     times: &TimeLimits,
     record: &Record,
 ) -> Result<Upstream, (AttemptFailure, Box<Error>)> {
-    let peer = peer(contact, times);
-    let opened = connector.get_http_session(&peer).await;
-    let (mut http, reused) = opened.map_err(|error| (failure(&error, false), error))?;
+    let peer = Box::new(peer(contact, times));
+    let opened = connector.get_http_session(&*peer).await;
+    let (http, reused) = opened.map_err(|error| (failure(&error, false), error))?;
+    let mut http = Box::new(http);
     let talked = talk(&mut http, contact, exchange, times, record).await;
     let status = http.response_header().map(|head| head.status.as_u16());
     match (talked, status) {
@@ -146,7 +148,7 @@ impl Upstream {
             return self.abort().await;
         }
         connector
-            .release_http_session(self.http, &self.peer, Some(KEEP_IDLE))
+            .release_http_session(*self.http, &*self.peer, Some(KEEP_IDLE))
             .await;
     }
 

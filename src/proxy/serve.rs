@@ -46,12 +46,12 @@ impl Gateway {
         let known = |name: &str| self.fleet.endpoint(name).is_some();
         let answered = match classify(&method, &path, known) {
             Route::Other { endpoint, path } => {
-                return self.pass(session, record, endpoint, path).await;
+                return Box::pin(self.pass(session, record, endpoint, path)).await;
             }
             Route::Generation { api, endpoint } => {
                 self.generation(session, record, api, endpoint).await
             }
-            Route::Models { endpoint } => self.models(session, endpoint).await,
+            Route::Models { endpoint } => Box::pin(self.models(session, endpoint)).await,
             Route::Health if self.fleet.is_leaving() => {
                 respond::json(
                     session,
@@ -127,7 +127,9 @@ impl Gateway {
         let began = Instant::now();
         record.route(api.as_str());
         let _under_way = self.fleet.request_under_way();
-        let (name, result) = match self.understand(session, record, api, endpoint).await {
+        // On the heap, and gone before a stream flows: thousands of streams keep only what they need.
+        let understood = Box::pin(self.understand(session, record, api, endpoint)).await;
+        let (name, result) = match understood {
             Ok(request) => {
                 let name = request.endpoint.name.clone();
                 let result = self.answer(session, &request).await;
