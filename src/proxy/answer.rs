@@ -274,11 +274,11 @@ impl Answering<'_> {
                     reply.deliver(events).await?;
                 }
                 reply.end(ending.tail.take()).await?;
-                self.done(upstream, &meter, &ending).await;
+                Box::pin(self.done(upstream, &meter, &ending)).await;
                 return Ok(true);
             }
             First::Whole { body, ending } => {
-                self.done(upstream, &meter, &ending).await;
+                Box::pin(self.done(upstream, &meter, &ending)).await;
                 reply.whole(body).await?;
                 return Ok(true);
             }
@@ -292,7 +292,7 @@ impl Answering<'_> {
         };
         match relay.run(&mut upstream, &mut reader, steps, ended).await {
             Relayed::Whole(ending) => {
-                self.done(upstream, &meter, &ending).await;
+                Box::pin(self.done(upstream, &meter, &ending)).await;
                 Ok(true)
             }
             Relayed::ClientLeft => {
@@ -301,7 +301,7 @@ impl Answering<'_> {
             }
             Relayed::Broke { ending, why } => {
                 upstream.abort().await;
-                self.broke(reply, claim, &meter, reader, ending, why).await
+                Box::pin(self.broke(reply, claim, &meter, reader, ending, why)).await
             }
         }
     }

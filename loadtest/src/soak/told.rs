@@ -143,7 +143,8 @@ impl Told {
         );
         let count = |what: fn(&Value) -> bool| chunks.iter().filter(|chunk| what(chunk)).count();
         let roles = count(|chunk| chunk["choices"][0]["delta"]["role"].is_string());
-        if roles != usize::from(route == Route::Chat) {
+        // llama.cpp leaves it out where the first character has several tokens.
+        if roles > usize::from(route == Route::Chat) {
             flaws.push(format!("{roles} chunks with a role"));
         }
         let finishes = count(|chunk| chunk["choices"][0]["finish_reason"].is_string());
