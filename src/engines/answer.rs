@@ -301,7 +301,14 @@ fn translate(
         any = true;
         let frame = events.frame(range);
         match event_data(frame) {
-            Some(data) => translator.event(&data, tally, transcript, &mut out)?,
+            Some(data) => {
+                if let Err(error) = translator.event(&data, tally, transcript, &mut out) {
+                    // What came before it is the client's: the transcript holds it already.
+                    tally.error = Some(error.to_string());
+                    tally.garbled = true;
+                    break;
+                }
+            }
             // Comments keep the connection alive on both sides.
             None => out.extend_from_slice(frame),
         }

@@ -12,7 +12,12 @@ pub(super) fn of_call(engine: EngineKind, call: &Call) -> Option<Obstacle> {
         return Some(Obstacle::Choices);
     }
     match &call.generate {
-        Some(parameters) => parameters.obstacle(),
+        Some(parameters) => parameters.obstacle().or_else(|| {
+            let counted = parameters
+                .frequency_penalty
+                .is_some_and(|penalty| penalty != 0.0);
+            (engine == EngineKind::Vllm && counted).then_some(Obstacle::Penalties)
+        }),
         None => of_openai(engine, call),
     }
 }

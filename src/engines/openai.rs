@@ -26,6 +26,16 @@ pub(super) fn exchange(
     served_model: Option<&str>,
 ) -> Result<Exchange, BadRequest> {
     let transcript = Transcript::new(call.streamed, obstacle::of_call(engine, call));
+    ask(engine, call, served_model, transcript)
+}
+
+/// `transcript` is what the client has, or nothing yet.
+pub(super) fn ask(
+    engine: EngineKind,
+    call: &Call,
+    served_model: Option<&str>,
+    transcript: Transcript,
+) -> Result<Exchange, BadRequest> {
     let mut body = call.body.clone();
     let meter = OpenAiMeter::new(engine, call, transcript.is_kept());
     meter.ask_for_counts(&mut body)?;

@@ -119,7 +119,9 @@ fn resume_openai(
         EngineKind::Tgi => stops_of(&call.body),
         _ => Vec::new(),
     };
-    let mut exchange = openai::exchange(engine, &next, served_model)?;
+    // What the client has is put in its place by the caller.
+    let empty = Transcript::new(true, None);
+    let mut exchange = openai::ask(engine, &next, served_model, empty)?;
     if let Form::OpenAi(meter) = &mut exchange.answer.form {
         meter.go_on_after(&broken.form, SeamStop::new(stops, engine, given));
     }

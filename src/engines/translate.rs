@@ -196,7 +196,8 @@ impl Translator {
         if tokens > 0 {
             transcript.add_ids(&said.ids, tokens);
         }
-        if said.prompt_ids.is_some() {
+        // A later worker's prompt holds what was given before.
+        if tally.before == 0 && said.prompt_ids.is_some() {
             transcript.prompt_ids = said.prompt_ids;
         }
         match said.finish {

@@ -155,7 +155,8 @@ fn take_rows(endpoint: &Arc<EndpointFleet>, rows: &[Row], now: Timestamp) {
             Some(endpoint.add_worker(spec, row.phase, UsdPerHour::ZERO, now))
         });
         let Some(worker) = known else { continue };
-        worker.set_address(row.address, group);
+        // A group this process does not know has no key here, and no other group's.
+        worker.set_address(row.address, settings.group(&row.group));
         if let (Some(contact), Some(model)) = (worker.contact(), &row.served_model)
             && contact.served_model.as_ref() != Some(model)
         {

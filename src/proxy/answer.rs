@@ -14,7 +14,7 @@ use super::meter::AnswerMeter;
 use super::record::Record;
 use super::relay::{BreakOff, Relay, Relayed};
 use super::reply::Reply;
-use super::stop::{Stop, bad_request, not_admitted};
+use super::stop::{Stop, bad_request, not_admitted, upstream_stop};
 use super::understand::Request;
 use crate::domain::{Endpoint, GroupName, Obstacle, RequestOutcome, WorkerId};
 use crate::engines::{self, AnswerReader, Ending, Exchange};
@@ -25,6 +25,9 @@ use crate::policy::ejection::blame;
 use crate::policy::resume::{NotResumed, may_resume};
 use crate::policy::retry::{AttemptFailure, Verdict, after_failure};
 
+/// So many kept connections may be found closed before the worker is blamed.
+const STALE_MAX: u32 = 3;
+
 /// One request on its way.
 pub(super) struct Answering<'a> {
     pub(super) gateway: &'a Gateway,
@@ -33,7 +36,11 @@ pub(super) struct Answering<'a> {
     pub(super) ticket: Ticket,
     patience: Patience,
     attempts: u32,
+    /// Kept connections in a row that turned out to be closed.
+    stale: u32,
     resumes: u32,
+    /// The engine's own word for why the last stream broke off, for a client nobody goes on for.
+    event: Option<bytes::Bytes>,
     broken: Option<Broken>,
     last: Option<Stop>,
 }
@@ -72,7 +79,9 @@ impl Gateway {
             patience: Patience::new(&settings.waiting),
             settings,
             attempts: 0,
+            stale: 0,
             resumes: 0,
+            event: None,
             broken: None,
             last: None,
         };
@@ -81,6 +90,10 @@ impl Gateway {
         let result = answering.run(&mut reply).await;
         match result {
             Err(stop) if reply.has_begun() => Err(tell(&mut reply, &request.record, stop).await),
+            // Of its tokens none had text yet.
+            Err(Stop::Broken { why, .. }) => {
+                Err(upstream_stop(request.api, AttemptFailure::Broken, &why))
+            }
             result => result,
         }
     }
@@ -171,7 +184,7 @@ impl Answering<'_> {
         admitted.map_err(|not| match self.broken.take() {
             Some(broken) => {
                 self.count_broken("no_worker");
-                broken.stop(None)
+                broken.stop(self.event.take())
             }
             None => not_admitted(self.request.api, not, self.last.take()),
         })
@@ -201,6 +214,10 @@ impl Answering<'_> {
             reader,
         } = failed;
         let (endpoint, worker) = (&self.request.endpoint, Arc::clone(claim.worker()));
+        let failure = match failure {
+            AttemptFailure::StaleConnection if self.stale >= STALE_MAX => AttemptFailure::Broken,
+            other => other,
+        };
         self.gateway.count_failed(endpoint, worker.id(), failure);
         self.broken = self.goes_on().then(|| Broken {
             reader,
@@ -211,6 +228,7 @@ impl Answering<'_> {
         match verdict {
             Verdict::SameAgain => {
                 self.attempts -= 1;
+                self.stale += 1;
                 return Ok(());
             }
             Verdict::ElsewhereDoubted => endpoint.doubt(&worker),
@@ -218,7 +236,9 @@ impl Answering<'_> {
             Verdict::Elsewhere => {}
             Verdict::GiveUp => return Err(self.give_up(stop)),
         }
-        if !endpoint.second_tries.may_retry() {
+        // A worker that is taken away takes all its requests with it, through no fault of the fleet.
+        let planned = failure == AttemptFailure::Taken;
+        if !planned && !endpoint.second_tries.may_retry() {
             self.gateway.count_retry(endpoint, "over_budget");
             return Err(self.give_up(stop));
         }
@@ -252,7 +272,7 @@ impl Answering<'_> {
         match self.broken.take() {
             Some(broken) => {
                 self.count_broken("no_worker");
-                broken.stop(None)
+                broken.stop(self.event.take())
             }
             None => stop,
         }
@@ -347,7 +367,10 @@ impl Answering<'_> {
         if let Some(outcome) = broke.blame() {
             endpoint.note_outcome(worker.id(), outcome);
             // A probe will tell whether it is fit for others.
-            endpoint.doubt(&worker);
+            // What the engine reports may be the request's doing.
+            if broke != BreakOff::Reported {
+                endpoint.doubt(&worker);
+            }
         }
         let event = ending.error_event.take();
         if let Err(not) = self.may_go_on(reader.transcript().obstacle()) {
@@ -380,6 +403,7 @@ impl Answering<'_> {
             group: worker.spec.group.clone(),
             why,
         });
+        self.event = event;
         drop(claim);
         Ok(false)
     }

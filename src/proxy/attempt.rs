@@ -137,7 +137,14 @@ impl Gateway {
         upstream.expect_next_within(settings.times.first_byte);
         let reader = &mut exchange.answer;
         let first = if request.call.streamed {
-            first_token(&mut upstream, reader).await
+            // Comments may come for ever: it is the token that is waited for.
+            let limit = settings.times.first_byte;
+            tokio::time::timeout(limit, first_token(&mut upstream, reader))
+                .await
+                .unwrap_or_else(|_| {
+                    let why = "no token came in time".to_owned();
+                    Err((AttemptFailure::TimedOut, why))
+                })
         } else {
             whole(&mut upstream, reader).await
         };

@@ -1,6 +1,6 @@
 //! Sending a request to a worker and getting the head of its answer, over Pingora's pooled connector.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header;
@@ -20,6 +20,8 @@ use crate::policy::retry::AttemptFailure;
 pub(super) const KEEP_IDLE: Duration = Duration::from_secs(30);
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A kept connection that breaks later than this was not stale: the worker broke it.
+const STALE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A worker's answer, its header read.
 pub(super) struct Upstream {
@@ -29,6 +31,8 @@ pub(super) struct Upstream {
     pub(super) status: u16,
     /// All of the answer was read: the connection is free.
     at_end: bool,
+    /// The worker has read the request; otherwise the next one would be taken for the rest of it.
+    request_read: bool,
 }
 
 /// May be dropped at any moment: that closes the connection, which makes the engine stop.
@@ -43,34 +47,38 @@ pub(super) async fn send(
     let opened = connector.get_http_session(&*peer).await;
     let (http, reused) = opened.map_err(|error| (failure(&error, false), error))?;
     let mut http = Box::new(http);
+    let asked_at = Instant::now();
     let talked = talk(&mut http, contact, exchange, times, record).await;
     let status = http.response_header().map(|head| head.status.as_u16());
     match (talked, status) {
-        (Ok(()), Some(status)) => Ok(Upstream {
+        (Ok(request_read), Some(status)) => Ok(Upstream {
             http,
             peer,
             status,
             at_end: false,
+            request_read,
         }),
-        (Ok(()), None) => {
+        (Ok(_), None) => {
             close(&mut http).await;
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "answer without a header");
             Err((AttemptFailure::Broken, error))
         }
         (Err(error), _) => {
             close(&mut http).await;
-            Err((failure(&error, reused), error))
+            let stale = reused && asked_at.elapsed() < STALE_WITHIN;
+            Err((failure(&error, stale), error))
         }
     }
 }
 
+/// Whether the worker has read the whole request before it answered.
 async fn talk(
     http: &mut HttpSession,
     contact: &Contact,
     exchange: &Exchange,
     times: &TimeLimits,
     record: &Record,
-) -> pingora::Result<()> {
+) -> pingora::Result<bool> {
     let mut head = RequestHeader::build("POST", exchange.path.as_bytes(), Some(6))?;
     head.insert_header(header::HOST, contact.address.to_string())?;
     head.insert_header(header::CONTENT_TYPE, "application/json")?;
@@ -88,7 +96,7 @@ async fn talk(
         // A worker that refuses a body may answer and close before it has read all of it.
         http.set_read_timeout(Some(CLOSE_TIMEOUT));
         return match http.read_response_header().await {
-            Ok(()) if is_refusal(http) => Ok(()),
+            Ok(()) if is_refusal(http) => Ok(false),
             _ => Err(error),
         };
     }
@@ -97,7 +105,7 @@ async fn talk(
         // Interim answers such as 100 are followed by the real one.
         let status = http.response_header().map(|head| head.status.as_u16());
         if status.is_none_or(|status| status >= 200) {
-            return Ok(());
+            return Ok(true);
         }
     }
 }
@@ -144,7 +152,7 @@ impl Upstream {
 
     /// Nothing more is wanted. If the whole answer was read the connection may serve again.
     pub(super) async fn release(self, connector: &Connector) {
-        if !self.at_end {
+        if !self.at_end || !self.request_read {
             return self.abort().await;
         }
         connector

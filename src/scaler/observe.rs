@@ -193,7 +193,16 @@ impl Scaler {
             Effect::Start => self.start(endpoint, worker),
             Effect::Stop => self.stop(endpoint, worker),
             Effect::Destroy => self.destroy(endpoint, worker),
-            Effect::MoveRequests => worker.move_requests(),
+            // With nobody to take them they are better off where they are.
+            Effect::MoveRequests => {
+                if endpoint
+                    .workers()
+                    .iter()
+                    .any(|other| other.takes_requests())
+                {
+                    worker.move_requests();
+                }
+            }
             Effect::Forget => self.forget(endpoint, worker, at),
         }
     }

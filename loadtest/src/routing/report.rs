@@ -118,6 +118,8 @@ impl fmt::Display for Row {
 
 pub(super) struct Report {
     setting: String,
+    /// What the command needs besides.
+    whole_traces: &'static str,
     pub(super) rows: Vec<Row>,
 }
 
@@ -136,7 +138,13 @@ impl Report {
                 "the last five sixths of each trace; settings were tuned on the first"
             }
         };
+        // `DIR` holds azure2023_conv.csv and servegen_mlarge_1d.csv.
+        let whole_traces = match command.traces {
+            Some(_) => " TRACES=DIR",
+            None => "",
+        };
         Self {
+            whole_traces,
             setting: format!(
                 "{} requests a run, seeds 1 to {}, load {:.0} % of what the fleet can do with requests of mean size. \
                  Arrivals: {part}. {reserve}",
@@ -154,7 +162,7 @@ impl Report {
              `tidegate {}`; 1 H100, 2 A100 and 6 RTX 4090 that serve an 8B model, modelled iteration by iteration \
              (`src/simulate/serving/`). The production router, its predictions and its measuring of speed run in virtual \
              time; a seed replays exactly. {}\n\n\
-             ```\nmake routing\n```\n\n\
+             ```\nmake routing{}\n```\n\n\
              Goodput: first token within 2 s and at most 100 ms a token. *Knows lengths* is our router told the true \
              length of every answer; it is no bound, since it still serves the least work first and not the aims. A seed chooses the piece \
              of the trace. A prompt's chunk of 2,048 tokens takes 0.34 s on an RTX 4090 and 0.21 s on an A100, so that a short answer \
@@ -163,6 +171,7 @@ impl Report {
              |---|---|---|---|---|---|---|---|\n",
             env!("CARGO_PKG_VERSION"),
             self.setting,
+            self.whole_traces,
         );
         for row in &self.rows {
             text += &format!("{row}\n");

@@ -314,3 +314,59 @@ fn an_engines_count_of_tokens_sets_what_is_left_and_stays_from_the_client() {
     assert_eq!(asked["max_tokens"], 6);
     assert!(!client.contains("usage"), "{client}");
 }
+
+#[test]
+fn a_stream_that_breaks_twice_is_not_given_twice() {
+    let call = call(Api::GenerateStream, generate(json!({"max_new_tokens": 5})));
+    let event = |text: &str, id: u32, prompt_ids: Value| {
+        let choice =
+            json!({"index": 0, "text": text, "token_ids": [id], "prompt_token_ids": prompt_ids});
+        format!("data: {}\n\n", json!({"choices": [choice]}))
+    };
+    let mut client = String::new();
+    let first = event(" a", 11, json!([1, 2]));
+    let (asked, mut second) = broken_after(EngineKind::Vllm, &call, &first, &mut client);
+    assert_eq!(asked["prompt"], json!([1, 2, 11]));
+    // The second worker takes what was given for its prompt, and says so.
+    feed(
+        &mut second,
+        &event(" b", 12, json!([1, 2, 11])),
+        &mut client,
+    );
+    assert!(!finish(&mut second, &mut client).complete);
+    let third = resume(EngineKind::Vllm, &call, second, None, true).expect("an exchange");
+    let asked: Value = serde_json::from_slice(&third.body).expect("JSON");
+    assert_eq!(asked["prompt"], json!([1, 2, 11, 12]));
+    assert_eq!(asked["max_tokens"], 3);
+}
+
+#[test]
+fn a_resumed_chat_still_asks_how_many_tokens_there_are() {
+    let mut body = chat(true);
+    body["max_tokens"] = json!(10);
+    let call = call(Api::ChatCompletions, body);
+    let chunk = json!({"id": "a", "choices": [{"index": 0, "delta": {"content": "one"}}]});
+    let (asked, _) = broken_after(
+        EngineKind::Vllm,
+        &call,
+        &format!("data: {chunk}\n\n"),
+        &mut String::new(),
+    );
+    assert_eq!(asked["stream_options"]["continuous_usage_stats"], true);
+}
+
+#[test]
+fn what_came_before_an_event_nobody_can_read_reaches_the_client() {
+    let call = call(Api::GenerateStream, generate(json!({"max_new_tokens": 6})));
+    let mut reader = exchange(EngineKind::LlamaCpp, &call, None).unwrap().answer;
+    let mut client = String::new();
+    let first = frames(LIMIT)[0];
+    feed(
+        &mut reader,
+        &format!("{first}data: garbage\n\n"),
+        &mut client,
+    );
+    assert!(reader.is_over());
+    assert!(client.contains(" Paris"), "{client}");
+    assert_eq!(reader.transcript().text, " Paris");
+}
