@@ -166,8 +166,8 @@ impl OpenAiMeter {
             return Seen::default();
         }
         let usage_only = chunk.choices.as_ref().is_some_and(Vec::is_empty) && chunk.usage.is_some();
+        let timings = chunk.timings();
         let choices = chunk.choices.unwrap_or_default();
-        let timings = chunk.timings.unwrap_or_default();
         tally.note_prompt(timings.prompt_tokens());
         let made = timings.predicted_n;
         let tokens = self.count(&choices, chunk.usage, made, tally);

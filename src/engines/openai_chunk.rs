@@ -16,12 +16,20 @@ pub(super) struct Chunk<'a> {
     pub choices: Option<Vec<Choice<'a>>>,
     #[serde(default)]
     pub usage: Option<Usage>,
-    #[serde(default)]
-    pub timings: Option<Timings>,
+    /// Asked for by us: what is odd in them must not make the chunk unreadable.
+    #[serde(borrow, default)]
+    timings: Option<&'a RawValue>,
     #[serde(default)]
     pub error: Option<IgnoredAny>,
     #[serde(borrow, default)]
     pub object: Option<&'a RawValue>,
+}
+
+impl Chunk<'_> {
+    pub fn timings(&self) -> Timings {
+        let read = |timings: &RawValue| serde_json::from_str(timings.get()).ok();
+        self.timings.and_then(read).unwrap_or_default()
+    }
 }
 
 #[derive(Deserialize, Default)]
