@@ -181,12 +181,9 @@ impl Answering<'_> {
             &self.request.record,
         )
         .await;
-        admitted.map_err(|not| match self.broken.take() {
-            Some(broken) => {
-                self.count_broken("no_worker");
-                broken.stop(self.event.take())
-            }
-            None => not_admitted(self.request.api, not, self.last.take()),
+        admitted.map_err(|not| {
+            let stop = not_admitted(self.request.api, not, self.last.take());
+            self.give_up(stop)
         })
     }
 

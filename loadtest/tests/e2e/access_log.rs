@@ -32,15 +32,7 @@ async fn logged(urls: &[String], server: &str, more: &str) -> Logged {
         .write_endpoint("fake", &fixed_endpoint("fake", urls, more))
         .expect("an endpoint file");
     let gateway = Gateway::start(config).await.expect("the gateway starts");
-    let count = urls.len();
-    wait_fleet(&gateway, "all workers are ready", |fleet| {
-        phases(fleet)
-            .iter()
-            .filter(|phase| *phase == "ready")
-            .count()
-            == count
-    })
-    .await;
+    wait_ready(&gateway, urls.len()).await;
     Logged { gateway, path }
 }
 

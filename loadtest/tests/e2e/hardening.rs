@@ -360,19 +360,8 @@ async fn a_client_that_does_not_read_frees_its_worker() {
         ..Settings::default()
     };
     let worker = fake_worker(settings).await;
-    let config = ConfigDir::new(&format!(
-        "{SERVER}connections: {{write_timeout: 1, send_buffer: 16KiB}}\n"
-    ))
-    .expect("a configuration");
-    let endpoint = fixed_endpoint("fake", &[worker.url()], "max_new_tokens: 1000000");
-    config
-        .write_endpoint("fake", &endpoint)
-        .expect("an endpoint file");
-    let gateway = Gateway::start(config).await.expect("the gateway starts");
-    wait_fleet(&gateway, "the worker is ready", |fleet| {
-        phases(fleet) == ["ready"]
-    })
-    .await;
+    let server = format!("{SERVER}connections: {{write_timeout: 1, send_buffer: 16KiB}}\n");
+    let gateway = fixed_gateway_with(&server, &[&worker], "max_new_tokens: 1000000").await;
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4_096).expect("a small buffer");
     let mut stream = socket.connect(address(&gateway)).await.expect("connected");

@@ -312,17 +312,8 @@ async fn an_idle_connection_of_http_2_is_closed_and_a_busy_one_is_not() {
 #[tokio::test]
 async fn a_client_of_http_2_that_does_not_read_frees_its_worker() {
     let worker = fake_worker(Settings::default()).await;
-    let config = ConfigDir::new(&format!("{SERVER}connections: {{write_timeout: 1}}\n"))
-        .expect("a configuration");
-    let endpoint = fixed_endpoint("fake", &[worker.url()], "");
-    config
-        .write_endpoint("fake", &endpoint)
-        .expect("an endpoint file");
-    let gateway = Gateway::start(config).await.expect("the gateway starts");
-    wait_fleet(&gateway, "the worker is ready", |fleet| {
-        phases(fleet) == ["ready"]
-    })
-    .await;
+    let server = format!("{SERVER}connections: {{write_timeout: 1}}\n");
+    let gateway = fixed_gateway_with(&server, &[&worker], "").await;
     let http2 = Client::builder()
         .no_proxy()
         .http2_prior_knowledge()

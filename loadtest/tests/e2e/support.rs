@@ -49,14 +49,24 @@ pub fn fixed_endpoint(name: &str, urls: &[String], more: &str) -> String {
 }
 
 pub async fn fixed_gateway(workers: &[&Worker], more: &str) -> Gateway {
+    fixed_gateway_with(SERVER, workers, more).await
+}
+
+/// The same with server-wide settings of its own.
+pub async fn fixed_gateway_with(server: &str, workers: &[&Worker], more: &str) -> Gateway {
     let urls: Vec<String> = workers.iter().map(|worker| worker.url()).collect();
-    let config = ConfigDir::new(SERVER).expect("a configuration");
+    let config = ConfigDir::new(server).expect("a configuration");
     config
         .write_endpoint("fake", &fixed_endpoint("fake", &urls, more))
         .expect("an endpoint file");
     let gateway = Gateway::start(config).await.expect("the gateway starts");
-    let count = workers.len();
-    wait_fleet(&gateway, "all given workers are ready", |fleet| {
+    wait_ready(&gateway, workers.len()).await;
+    gateway
+}
+
+/// Waits until so many workers are ready.
+pub async fn wait_ready(gateway: &Gateway, count: usize) {
+    wait_fleet(gateway, "all given workers are ready", |fleet| {
         phases(fleet)
             .iter()
             .filter(|phase| *phase == "ready")
@@ -64,7 +74,6 @@ pub async fn fixed_gateway(workers: &[&Worker], more: &str) -> Gateway {
             == count
     })
     .await;
-    gateway
 }
 
 pub async fn fake_worker(settings: Settings) -> Worker {
