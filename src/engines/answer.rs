@@ -100,6 +100,10 @@ impl Tally {
         self.before.saturating_add(own)
     }
 
+    fn is_over(&self) -> bool {
+        self.stopped || self.error.is_some()
+    }
+
     /// An event that is no JSON breaks the stream; one of another shape may be something new.
     pub fn is_garbled_by(&mut self, data: &[u8]) -> bool {
         if serde_json::from_slice::<IgnoredAny>(data).is_err() {
@@ -173,7 +177,7 @@ impl AnswerReader {
 
     /// Nothing more is wanted from the worker, though it may go on: it reported an error, or was stopped.
     pub fn is_over(&self) -> bool {
-        self.tally.stopped || self.tally.error.is_some()
+        self.tally.is_over()
     }
 
     /// Output tokens given so far.
@@ -298,6 +302,9 @@ fn translate(
     let (mut out, before) = (BytesMut::new(), tally.tokens);
     let mut any = false;
     for range in events.ranges() {
+        if tally.is_over() {
+            break;
+        }
         any = true;
         let frame = events.frame(range);
         match event_data(frame) {
@@ -306,7 +313,6 @@ fn translate(
                     // What came before it is the client's: the transcript holds it already.
                     tally.error = Some(error.to_string());
                     tally.garbled = true;
-                    break;
                 }
             }
             // Comments keep the connection alive on both sides.
