@@ -69,6 +69,14 @@ id!(
     OfferId
 );
 id!(
+    /// A market's name for who offers machines.
+    HostId
+);
+id!(
+    /// A market's name for one physical machine of a host.
+    MachineId
+);
+id!(
     /// One state directory's identity; part of every machine's label.
     InstallationId
 );

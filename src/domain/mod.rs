@@ -26,11 +26,17 @@ pub use endpoint::{
     RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch, WaitingSettings,
     WorkerGroup,
 };
-pub use ids::{ClientKey, EndpointName, GroupName, InstallationId, InstanceId, OfferId, WorkerId};
+pub use ids::{
+    ClientKey, EndpointName, GroupName, HostId, InstallationId, InstanceId, MachineId, OfferId,
+    WorkerId,
+};
 pub use outlook::{LENGTH_BINS, Outlook, length_bin, length_bin_start};
 pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};
 pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};
-pub use rental::{Instance, InstanceState, Offer, Rental, RentalLabel, RentalState};
+pub use rental::{
+    Account, Charge, Hardware, Instance, InstanceState, MachineKey, Offer, Rental, RentalLabel,
+    RentalState,
+};
 pub use request::{Api, PredictedCost, PredictionRow, PredictionView, RequestShape};
 pub use resume::{Obstacle, ResumeMode, ResumeSettings};
 pub use routing::{
@@ -39,5 +45,5 @@ pub use routing::{
 };
 pub use snapshot::{DemandView, FleetSnapshot, WaitingView, WorkerView};
 pub use time::Timestamp;
-pub use units::{Tokens, TokensPerSecond, UsdPerHour};
+pub use units::{Tokens, TokensPerSecond, Usd, UsdPerHour};
 pub use worker::{FailureReason, RequestOutcome, WorkerEvent, WorkerPhase};

@@ -60,3 +60,8 @@ unit!(
     /// US dollars an hour.
     UsdPerHour
 );
+
+unit!(
+    /// US dollars.
+    Usd
+);

@@ -54,6 +54,7 @@ impl Market for FixedMarket {
     async fn rent(
         &self,
         _offer: &Offer,
+        _bid: Option<UsdPerHour>,
         _group: &WorkerGroup,
         _label: &RentalLabel,
     ) -> Result<InstanceId, MarketError> {
@@ -105,17 +106,19 @@ fn instance(
     name: &str,
     worker: &FixedWorker,
 ) -> Instance {
-    Instance {
-        id: InstanceId::new(name),
-        label: RentalLabel {
-            installation: installation.clone(),
-            endpoint: endpoint.clone(),
-            worker: WorkerId::new(name),
-        },
-        state: InstanceState::Running,
-        address: Some(worker.address),
-        usd_per_hour: UsdPerHour::ZERO,
-    }
+    let label = RentalLabel {
+        installation: installation.clone(),
+        endpoint: endpoint.clone(),
+        worker: WorkerId::new(name),
+    };
+    let address = Some(worker.address);
+    Instance::plain(
+        InstanceId::new(name),
+        label,
+        InstanceState::Running,
+        address,
+        UsdPerHour::ZERO,
+    )
 }
 
 /// Holds the endpoint too: one server may stand behind two endpoints and is a worker of each.

@@ -6,9 +6,13 @@ mod local;
 pub use fixed::FixedMarket;
 pub use local::{LocalMarket, LocalMarketSettings};
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
-use crate::domain::{Instance, InstanceId, Offer, RentalLabel, WorkerGroup};
+use crate::domain::{
+    Account, Charge, Instance, InstanceId, Offer, RentalLabel, Timestamp, UsdPerHour, WorkerGroup,
+};
 
 /// A place to rent machines. Every call is bounded in time by its implementation.
 #[async_trait]
@@ -16,10 +20,12 @@ pub trait Market: Send + Sync {
     /// What could be rented now for this group, in no order.
     async fn offers(&self, group: &WorkerGroup) -> Result<Vec<Offer>, MarketError>;
 
-    /// Rents `offer`. The label is on the machine before it can do anything.
+    /// Rents `offer`; an interruptible one at `bid`, without it at the offer's price. The label is on the machine
+    /// before it can do anything.
     async fn rent(
         &self,
         offer: &Offer,
+        bid: Option<UsdPerHour>,
         group: &WorkerGroup,
         label: &RentalLabel,
     ) -> Result<InstanceId, MarketError>;
@@ -32,6 +38,31 @@ pub trait Market: Send + Sync {
 
     /// Ends the instance for good. An unknown instance is a success.
     async fn destroy(&self, id: &InstanceId) -> Result<(), MarketError>;
+
+    /// Raises or lowers what is bid for an interruptible instance.
+    async fn set_bid(&self, _id: &InstanceId, _bid: UsdPerHour) -> Result<(), MarketError> {
+        Err(MarketError::Refused("nothing is bid for here".into()))
+    }
+
+    /// The last lines its instance wrote.
+    async fn logs(&self, _id: &InstanceId, _lines: u32) -> Result<String, MarketError> {
+        Err(MarketError::Refused("this market keeps no logs".into()))
+    }
+
+    /// What is left to spend; `None` where nothing is paid.
+    async fn account(&self) -> Result<Option<Account>, MarketError> {
+        Ok(None)
+    }
+
+    /// What was charged so far for each instance that existed since `since`, ended ones included.
+    async fn charges(&self, _since: Timestamp) -> Result<Vec<Charge>, MarketError> {
+        Ok(Vec::new())
+    }
+
+    /// How often at most it may be listed; `None` where that costs nothing.
+    fn listing_interval(&self) -> Option<Duration> {
+        None
+    }
 
     /// Returns when a listing may have changed; never, for a market that cannot tell.
     async fn changed(&self);

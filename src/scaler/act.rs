@@ -203,7 +203,7 @@ async fn rent_cheapest(
     let offer = offers
         .first()
         .ok_or_else(|| MarketError::Full("no offer fits".into()))?;
-    let instance = market.rent(offer, group, label).await?;
+    let instance = market.rent(offer, None, group, label).await?;
     Ok((instance, offer.usd_per_hour))
 }
 

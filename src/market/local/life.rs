@@ -193,6 +193,9 @@ impl LocalMarket {
                 (InstanceState::Exited, _) => {
                     Err(MarketError::Refused("it ended by itself".into()))
                 }
+                (InstanceState::Scheduling | InstanceState::Offline, _) => Err(
+                    MarketError::Refused("no process is ever in this state".into()),
+                ),
                 (InstanceState::Stopped, Some(_)) => {
                     Err(MarketError::Unavailable("it has not stopped yet".into()))
                 }

@@ -255,15 +255,14 @@ impl Market for LocalMarket {
         if books.closing || !self.has_room(&books) || launch_of(group).is_err() {
             return Ok(Vec::new());
         }
-        Ok(vec![Offer {
-            id: OfferId::new(group.name.as_str()),
-            usd_per_hour: group.usd_per_hour,
-        }])
+        let id = OfferId::new(group.name.as_str());
+        Ok(vec![Offer::plain(id, group.usd_per_hour)])
     }
 
     async fn rent(
         &self,
         offer: &Offer,
+        _bid: Option<UsdPerHour>,
         group: &WorkerGroup,
         label: &RentalLabel,
     ) -> Result<InstanceId, MarketError> {
@@ -347,25 +346,17 @@ fn labels(books: &Books) -> HashSet<RentalLabel> {
 
 fn instance(id: &InstanceId, record: &Record) -> Instance {
     let listens = record.state == InstanceState::Running;
-    Instance {
-        id: id.clone(),
-        label: record.label.clone(),
-        state: record.state,
-        address: record
-            .port
-            .filter(|_| listens)
-            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-        usd_per_hour: record.usd_per_hour,
-    }
+    let port = record.port.filter(|_| listens);
+    Instance::plain(
+        id.clone(),
+        record.label.clone(),
+        record.state,
+        port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        record.usd_per_hour,
+    )
 }
 
 /// Runs, but where it listens and how it would start again went with its directory: fit only to be ended.
 fn orphan((id, label): (InstanceId, RentalLabel)) -> Instance {
-    Instance {
-        id,
-        label,
-        state: InstanceState::Exited,
-        address: None,
-        usd_per_hour: UsdPerHour::ZERO,
-    }
+    Instance::plain(id, label, InstanceState::Exited, None, UsdPerHour::ZERO)
 }

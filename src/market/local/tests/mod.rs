@@ -117,7 +117,7 @@ fn group(launch: LocalLaunch) -> WorkerGroup {
 
 async fn rent(market: &LocalMarket, group: &WorkerGroup, label: &RentalLabel) -> InstanceId {
     let offer = market.offers(group).await.expect("offers").remove(0);
-    market.rent(&offer, group, label).await.expect("rent")
+    market.rent(&offer, None, group, label).await.expect("rent")
 }
 
 async fn find(market: &LocalMarket, id: &InstanceId) -> Option<Instance> {
