@@ -1,6 +1,7 @@
 //! The durable record of what is rented and what it costs: a SQLite database in the state directory.
 //! A method that changes something returns when the change is on the disk.
 
+mod learned;
 mod open;
 mod rows;
 mod schema;

@@ -10,7 +10,9 @@ use super::rows::millis;
 use crate::domain::{InstallationId, Timestamp};
 
 /// Step `n` leads from schema `n` to `n + 1`; a step that was released is never changed.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [RENTALS, LEARNED];
+
+const RENTALS: &str = "
     CREATE TABLE installation (
         id         TEXT NOT NULL,
         created_at INTEGER NOT NULL
@@ -37,7 +39,18 @@ const MIGRATIONS: [&str; 1] = ["
         reason TEXT NOT NULL
     );
     CREATE INDEX events_by_worker ON events (worker, id);
-"];
+";
+
+/// What a restart should still know: one JSON value for each key of a kind.
+const LEARNED: &str = "
+    CREATE TABLE learned (
+        kind  TEXT NOT NULL,
+        key   TEXT NOT NULL,
+        value TEXT NOT NULL,
+        at    INTEGER NOT NULL,
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID;
+";
 
 /// Letters and digits that no one mixes up and every label may hold.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
