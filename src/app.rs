@@ -26,7 +26,7 @@ use self::certificate::CertificateFiles;
 use self::handover::{Paths, Taking};
 use crate::admin::{Admin, AdminToken};
 use crate::config::{AccessLogTo, Config, Files, ServerConfig};
-use crate::domain::{Access, Endpoint, EndpointName, FixedWorker, MarketKind, Source};
+use crate::domain::{Access, Endpoint, EndpointName, FixedWorker, MarketKind};
 use crate::fleet::{Fleet, Learned};
 use crate::ledger::{Ledger, LedgerError};
 use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
@@ -298,11 +298,7 @@ fn fixed_workers(endpoints: &[Endpoint]) -> Vec<(EndpointName, Vec<FixedWorker>)
             let workers = endpoint
                 .groups
                 .iter()
-                .filter_map(|group| match &group.source {
-                    Source::Fixed { workers } => Some(workers.clone()),
-                    Source::Local(_) | Source::Vast(_) => None,
-                })
-                .flatten()
+                .flat_map(|group| group.given().iter().cloned())
                 .collect();
             (endpoint.name.clone(), workers)
         })

@@ -10,8 +10,8 @@ use super::market::{self, MarketSection};
 use super::section::{REDACTED, Section, as_written, shown};
 use super::tree::{Kind, Node};
 use crate::domain::{
-    EngineKind, GroupName, LocalLaunch, MarketKind, Source, SpeedPrior, TokensPerSecond,
-    UsdPerHour, VastLaunch, WorkerGroup,
+    EngineKind, FixedWorker, GroupName, LocalLaunch, MarketKind, Source, SpeedPrior,
+    TokensPerSecond, UsdPerHour, VastLaunch, WorkerGroup,
 };
 
 pub(super) const ENGINES: &str = "one of llamacpp, vllm, tgi, fake";
@@ -20,20 +20,23 @@ const DAY_S: f64 = 86_400.0;
 
 /// Keys of a group that only one market understands.
 const LOCAL_KEYS: [&str; 4] = ["command", "env", "boot_time", "restart_time"];
+const FIXED_KEYS: [&str; 1] = ["workers"];
 const VAST_KEYS: [&str; 2] = ["search_params", "launch_args"];
 
 /// The market of an endpoint and its groups.
 pub(super) fn read(s: &Section) -> (MarketKind, Vec<WorkerGroup>) {
     let market = market::read(s);
-    let nodes = if market.kind == MarketKind::Fixed {
+    let nodes = if market.kind == MarketKind::Fixed && market.workers.is_some() {
         s.list("worker_groups")
+    } else if market.kind == MarketKind::Fixed {
+        required_given(s)
     } else {
         s.required_list("worker_groups", "a list of at least one worker group")
     };
     let mut groups: Vec<WorkerGroup> = Vec::new();
     let mut summaries = Vec::new();
     for (n, node) in nodes.iter().enumerate() {
-        let (group, summary) = group(s, node, n, &market);
+        let (group, summary) = group(s, node, n, &market, &groups);
         summaries.push(summary);
         if let Some(group) = group {
             refuse_second(s, node, &group, &groups);
@@ -41,17 +44,30 @@ pub(super) fn read(s: &Section) -> (MarketKind, Vec<WorkerGroup>) {
         }
     }
     s.show("worker_groups", summaries);
-    if market.kind == MarketKind::Fixed {
+    if let Some(workers) = &market.workers {
         if let Some(second) = nodes.get(1) {
-            let expected = "one at most with a fixed market";
+            let expected = "workers in each group, and none in market";
             s.reader
                 .mistake_at(second, "a second worker group", expected);
         }
         if nodes.is_empty() {
-            groups.extend(given_group(s, &market));
+            groups.extend(given_group(s, &market, workers));
         }
     }
     (market.kind, groups)
+}
+
+/// Groups that have to name their workers themselves.
+fn required_given<'n>(s: &Section<'n, '_>) -> &'n [Node] {
+    let nodes = s.list("worker_groups");
+    if nodes.is_empty() {
+        let expected =
+            "market: {kind: fixed, engine: ENGINE, workers: [{url: \"http://HOST:PORT\"}]}";
+        let node = s.get("market").unwrap_or(s.node);
+        s.reader
+            .mistake_at(node, "a fixed market without workers", expected);
+    }
+    nodes
 }
 
 fn refuse_second(s: &Section, node: &Node, group: &WorkerGroup, others: &[WorkerGroup]) {
@@ -85,7 +101,11 @@ pub(super) fn engine(text: &str) -> Option<EngineKind> {
 }
 
 /// A fixed market without `worker_groups` says its engine itself.
-fn given_group(s: &Section, market: &MarketSection) -> Option<WorkerGroup> {
+fn given_group(
+    s: &Section,
+    market: &MarketSection,
+    workers: &[FixedWorker],
+) -> Option<WorkerGroup> {
     let Some(engine) = market.engine else {
         if !market.engine_is_wrong {
             let node = s.get("market").unwrap_or(s.node);
@@ -98,7 +118,7 @@ fn given_group(s: &Section, market: &MarketSection) -> Option<WorkerGroup> {
         name: GroupName::new("given"),
         engine,
         source: Source::Fixed {
-            workers: market.workers.clone(),
+            workers: workers.to_vec(),
         },
         speed_prior: default_prior(engine),
         max_concurrency: None,
@@ -125,6 +145,7 @@ fn group(
     node: &Node,
     n: usize,
     market: &MarketSection,
+    others: &[WorkerGroup],
 ) -> (Option<WorkerGroup>, Value) {
     let g = s.reader.section(node, "a worker group");
     let name = group_name(&g, n);
@@ -142,7 +163,7 @@ fn group(
     let kv_tokens = g.optional_count("kv_tokens", 1..=u32::MAX);
     let usd_per_hour = UsdPerHour(g.number("usd_per_hour", 0.0, 0.0..=10_000.0));
     let api_key = keys::worker_key(&g);
-    let source = source(&g, market);
+    let source = source(&g, market, others);
     let group = engine.map(|engine| WorkerGroup {
         name,
         engine,
@@ -186,7 +207,7 @@ fn group_engine(g: &Section, market: &MarketSection) -> Option<EngineKind> {
     found
 }
 
-fn source(g: &Section, market: &MarketSection) -> Source {
+fn source(g: &Section, market: &MarketSection, others: &[WorkerGroup]) -> Source {
     let foreign = |keys: &[&'static str], of: &str| {
         for &key in keys {
             let what = format!("is for workers of market {of}");
@@ -194,12 +215,15 @@ fn source(g: &Section, market: &MarketSection) -> Source {
             g.refuse(key, &what, &expected);
         }
     };
+    if market.kind != MarketKind::Fixed {
+        foreign(&FIXED_KEYS, "fixed");
+    }
     match market.kind {
         MarketKind::Fixed => {
             foreign(&LOCAL_KEYS, "local");
             foreign(&VAST_KEYS, "vast");
             Source::Fixed {
-                workers: market.workers.clone(),
+                workers: given(g, market, others),
             }
         }
         MarketKind::Local => {
@@ -214,6 +238,27 @@ fn source(g: &Section, market: &MarketSection) -> Source {
             })
         }
     }
+}
+
+/// The workers of a fixed group: its own, or the market's, which has then one group.
+fn given(g: &Section, market: &MarketSection, others: &[WorkerGroup]) -> Vec<FixedWorker> {
+    if let Some(workers) = &market.workers {
+        g.refuse(
+            "workers",
+            "are given in market",
+            "workers in one of the two",
+        );
+        return workers.clone();
+    }
+    let named: Vec<FixedWorker> = others
+        .iter()
+        .flat_map(WorkerGroup::given)
+        .cloned()
+        .collect();
+    let workers = market::given_workers(g, &named);
+    let urls: Vec<Value> = g.list("workers").iter().map(as_written).collect();
+    g.show("workers", urls);
+    workers
 }
 
 /// Kept as it stands, `${NAME}` included: what it means is Vast's affair.

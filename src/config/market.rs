@@ -9,12 +9,14 @@ use super::tree::{Kind, Node};
 use crate::domain::{EngineKind, FixedWorker, MarketKind};
 
 const MARKETS: &str = "one of local, fixed, vast";
+const WORKERS: &str = "a list of {url: \"http://HOST:PORT\"}";
 const URL: &str = "\"http://HOST:PORT\" without a path";
 
 /// `market` as written: a word, or a map with the given workers.
 pub(super) struct MarketSection {
     pub(super) kind: MarketKind,
-    pub(super) workers: Vec<FixedWorker>,
+    /// Those that the market itself names; otherwise its groups do.
+    pub(super) workers: Option<Vec<FixedWorker>>,
     pub(super) engine: Option<EngineKind>,
     /// There is one, and its mistake is noted.
     pub(super) engine_is_wrong: bool,
@@ -23,7 +25,7 @@ pub(super) struct MarketSection {
 pub(super) fn read(s: &Section) -> MarketSection {
     let mut market = MarketSection {
         kind: MarketKind::Local,
-        workers: Vec::new(),
+        workers: None,
         engine: None,
         engine_is_wrong: false,
     };
@@ -37,14 +39,6 @@ pub(super) fn read(s: &Section) -> MarketSection {
         return market;
     }
     market.kind = word(s, node, "market", MARKETS, kind).unwrap_or(market.kind);
-    if market.kind == MarketKind::Fixed {
-        // One mistake is enough: the engine belongs into the same map.
-        market.engine_is_wrong = true;
-        let expected =
-            "market: {kind: fixed, engine: ENGINE, workers: [{url: \"http://HOST:PORT\"}]}";
-        s.reader
-            .mistake_at(node, "a fixed market without workers", expected);
-    }
     market
 }
 
@@ -58,18 +52,7 @@ fn map(s: &Section, node: &Node, market: &mut MarketSection) {
             market.engine = word(&m, node, "engine", ENGINES, engine);
             market.engine_is_wrong = market.engine.is_none();
         }
-        let nodes = m.required_list("workers", "a list of {url: \"http://HOST:PORT\"}");
-        for node in nodes {
-            let Some(worker) = given_worker(&m, node) else {
-                continue;
-            };
-            let taken = market.workers.iter();
-            if taken.clone().any(|other| other.address == worker.address) {
-                let what = "a worker that is in the list already";
-                m.reader.mistake_at(node, what, "each worker once");
-            }
-            market.workers.push(worker);
-        }
+        market.workers = m.get("workers").is_some().then(|| given_workers(&m, &[]));
     } else {
         let expected = "market: {kind: fixed, ...}, or engine in worker_groups";
         m.refuse("engine", "is for market fixed", expected);
@@ -80,6 +63,23 @@ fn map(s: &Section, node: &Node, market: &mut MarketSection) {
         );
     }
     m.finish();
+}
+
+/// `workers` of a market or of a group; `others` are named elsewhere in the same file.
+pub(super) fn given_workers(s: &Section, others: &[FixedWorker]) -> Vec<FixedWorker> {
+    let mut given: Vec<FixedWorker> = Vec::new();
+    for node in s.required_list("workers", WORKERS) {
+        let Some(worker) = given_worker(s, node) else {
+            continue;
+        };
+        let mut taken = others.iter().chain(&given);
+        if taken.any(|other| other.address == worker.address) {
+            let what = "a worker that is in the list already";
+            s.reader.mistake_at(node, what, "each worker once");
+        }
+        given.push(worker);
+    }
+    given
 }
 
 /// Text that is one of a few words.

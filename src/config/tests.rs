@@ -413,6 +413,11 @@ fn a_fixed_market_names_its_workers_once_and_one_engine() {
         &fixed(one, "worker_groups: [{engine: vllm}]\n"),
         &["e.yaml:3:26: engine is \"vllm\", the market's is another"],
     );
+    check(
+        "",
+        &fixed(one, "worker_groups: [{}, {name: other}]\n"),
+        &["e.yaml:3:21: a second worker group"],
+    );
     for (host, why) in [
         ("127.0.0.1:0", "the port is not from 1 to 65535"),
         ("127.0.0.1:99999", "the port is not from 1 to 65535"),
@@ -424,6 +429,36 @@ fn a_fixed_market_names_its_workers_once_and_one_engine() {
         let said = format!("e.yaml:2:52: url \"http://{host}\": {why}");
         check("", &fixed(&url, ""), &[&said]);
     }
+}
+
+#[test]
+fn given_workers_of_several_kinds_have_a_group_each_with_its_own_speed() {
+    let endpoint =
+        |groups: &str| format!("endpoint_name: e\nmarket: fixed\nworker_groups:\n{groups}");
+    let fast = "  - {name: fast, engine: vllm, tokens_per_second: 4000, workers: [{url: 'http://127.0.0.1:1'}]}\n";
+    let slow = "  - {name: slow, engine: vllm, max_concurrency: 4, workers: [{url: 'http://127.0.0.1:2'}]}\n";
+    let config = parse_both("", &endpoint(&format!("{fast}{slow}"))).expect("right");
+    let groups = &config.endpoints[0].groups;
+    let ports: Vec<u16> = groups.iter().map(|g| g.given()[0].address.port()).collect();
+    assert_eq!(ports, [1, 2]);
+    assert_eq!(groups[0].speed_prior.tokens_per_second.0, 4000.0);
+    assert_eq!(groups[1].max_concurrency, Some(4));
+    let again = slow.replace(":2'", ":1'");
+    check(
+        "",
+        &endpoint(&format!("{fast}{again}")),
+        &["e.yaml:5:62: a worker that is in the list already"],
+    );
+    check(
+        "",
+        &endpoint("  - {engine: vllm}\n"),
+        &["e.yaml:4:5: workers is missing"],
+    );
+    check(
+        "",
+        "endpoint_name: e\nworker_groups: [{engine: fake, command: 'w {port}', workers: []}]\n",
+        &["e.yaml:2:53: workers is for workers of market fixed"],
+    );
 }
 
 #[test]

@@ -170,15 +170,24 @@ pub struct WorkerGroup {
 }
 
 impl WorkerGroup {
+    /// Workers that stand somewhere already.
+    pub fn given(&self) -> &[FixedWorker] {
+        match &self.source {
+            Source::Fixed { workers } => workers,
+            Source::Local(_) | Source::Vast(_) => &[],
+        }
+    }
+
+    pub fn gives(&self, address: SocketAddr) -> bool {
+        self.given().iter().any(|worker| worker.address == address)
+    }
+
     /// The key for the worker at `address`: its own, else the group's.
     pub fn key_for(&self, address: SocketAddr) -> Option<&Secret> {
-        let own = match &self.source {
-            Source::Fixed { workers } => workers
-                .iter()
-                .find(|worker| worker.address == address)
-                .and_then(|worker| worker.api_key.as_ref()),
-            Source::Local(_) | Source::Vast(_) => None,
-        };
+        let mut given = self.given().iter();
+        let own = given
+            .find(|worker| worker.address == address)
+            .and_then(|worker| worker.api_key.as_ref());
         own.or(self.api_key.as_ref())
     }
 }

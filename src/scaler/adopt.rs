@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Scaler;
 use crate::domain::{
-    Instance, InstanceState, MarketKind, Rental, Timestamp, UsdPerHour, WorkerPhase,
+    Instance, InstanceState, MarketKind, Rental, Timestamp, WorkerGroup, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, WorkerSpec};
 use crate::ledger::LedgerError;
@@ -121,7 +121,8 @@ impl Scaler {
 
     fn take_in(&self, endpoint: &Arc<EndpointFleet>, instance: &Instance, listed_at: Timestamp) {
         let settings = endpoint.settings();
-        let Some(group) = settings.groups.first() else {
+        let gives = |group: &&WorkerGroup| instance.address.is_some_and(|at| group.gives(at));
+        let Some(group) = settings.groups.iter().find(gives) else {
             return;
         };
         let phase = match instance.state {
@@ -129,7 +130,7 @@ impl Scaler {
             _ => WorkerPhase::Starting,
         };
         let spec = WorkerSpec::new(instance.label.worker.clone(), group);
-        let worker = endpoint.add_worker(spec, phase, UsdPerHour::ZERO, listed_at);
+        let worker = endpoint.add_worker(spec, phase, group.usd_per_hour, listed_at);
         self.see(endpoint, &worker, instance, listed_at);
     }
 

@@ -93,7 +93,7 @@ impl Scaler {
         self.advance(endpoint, worker, WorkerEvent::InstanceSeen(instance.state));
     }
 
-    /// A local price is pretended, so the present setting counts; elsewhere the market says what it charges.
+    /// A local or given worker's price is what the setting says now; elsewhere the market says what it charges.
     fn price_of(
         &self,
         endpoint: &EndpointFleet,
@@ -102,7 +102,7 @@ impl Scaler {
     ) -> UsdPerHour {
         let settings = endpoint.settings();
         match settings.group(&worker.spec.group) {
-            Some(group) if settings.market == MarketKind::Local => group.usd_per_hour,
+            Some(group) if settings.market != MarketKind::Vast => group.usd_per_hour,
             _ => instance.usd_per_hour,
         }
     }
