@@ -24,9 +24,9 @@ const WRITE_BUFFER_BYTES: usize = 2 << 10;
 const DESCRIPTORS_ASIDE: u64 = 500;
 
 pub(super) fn check_free(address: SocketAddr, key: &str) -> Result<()> {
-    TcpListener::bind(address)
-        .map(drop)
-        .with_context(|| format!("{key}: cannot listen on {address}"))
+    TcpListener::bind(address).map(drop).with_context(|| {
+        format!("{key}: cannot listen on {address}; a gateway that runs already is replaced with `run --upgrade`")
+    })
 }
 
 /// Pingora builds listeners in tasks of their own, and a task that fails there leaves a gateway that listens nowhere.

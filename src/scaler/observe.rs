@@ -163,8 +163,9 @@ impl Scaler {
             WorkerPhase::Failed { reason } => reason.as_str(),
             _ => "",
         };
+        let said = (!reason.is_empty()).then_some(reason);
         tracing::info!(
-            endpoint = %endpoint.name, worker = %id, from = from.as_str(), to = to.as_str(), reason,
+            endpoint = %endpoint.name, worker = %id, from = from.as_str(), to = to.as_str(), reason = said,
             "worker"
         );
         if let WorkerPhase::Failed { reason } = to {
