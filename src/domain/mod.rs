@@ -6,6 +6,7 @@ mod client;
 mod connection;
 mod endpoint;
 mod ids;
+mod money;
 mod outlook;
 mod passage;
 mod plan;
@@ -29,6 +30,10 @@ pub use endpoint::{
 pub use ids::{
     ClientKey, EndpointName, GroupName, HostId, InstallationId, InstanceId, MachineId, OfferId,
     WorkerId,
+};
+pub use money::{
+    AgreementView, CostKind, CostUse, Day, EndpointMoney, EndpointSpending, Enforce, LimitView,
+    MoneyView, SpendingLimits, SpendingRule, SpendingScope, SpendingSettings,
 };
 pub use outlook::{LENGTH_BINS, Outlook, length_bin, length_bin_start};
 pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};

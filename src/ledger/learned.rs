@@ -125,9 +125,11 @@ mod tests {
     #[test]
     fn a_ledger_of_the_first_schema_is_brought_up_to_date() {
         let dir = tempfile::tempdir().expect("directory");
-        drop(Ledger::open(dir.path(), at(1)).expect("open"));
         Connection::open(dir.path().join("ledger.sqlite"))
-            .and_then(|old| old.execute_batch("DROP TABLE learned; PRAGMA user_version = 1;"))
+            .and_then(|old| {
+                old.execute_batch(crate::ledger::schema::MIGRATIONS[0])?;
+                old.pragma_update(None, "user_version", 1)
+            })
             .expect("as it was");
         let ledger = Ledger::open(dir.path(), at(2)).expect("open");
         ledger

@@ -1,10 +1,16 @@
 //! The durable record of what is rented and what it costs: a SQLite database in the state directory.
 //! A method that changes something returns when the change is on the disk.
 
+mod accrual;
+mod charges;
+mod demand;
 mod learned;
 mod open;
 mod rows;
 mod schema;
+mod spend;
+#[cfg(test)]
+mod spend_tests;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +23,11 @@ use rusqlite::{Connection, params};
 
 use crate::domain::{InstallationId, InstanceId, Rental, Timestamp, UsdPerHour, WorkerId};
 use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
+
+pub use accrual::{Accrued, Observation, accrue};
+pub use charges::Correction;
+pub use demand::{DEMAND_STEP, DemandStep};
+pub use spend::{Booking, Sighting, SpendBy, SpendRow};
 
 /// One gateway at a time: the lock is held until the ledger is released, dropped or the process ends.
 pub struct Ledger {
@@ -98,6 +109,11 @@ impl Ledger {
             *open = Some(Open::new(&self.state_dir, &self.path, now)?.0);
         }
         Ok(())
+    }
+
+    /// While this file is there, nothing may be rented and everything goes; the command line makes it.
+    pub fn stop_mark(&self) -> PathBuf {
+        self.state_dir.join("stop-spending")
     }
 
     pub fn installation(&self) -> InstallationId {

@@ -5,7 +5,8 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 
 use super::LedgerEvent;
 use crate::domain::{
-    EndpointName, GroupName, InstanceId, Rental, RentalState, Timestamp, UsdPerHour, WorkerId,
+    EndpointName, GroupName, InstanceId, InstanceState, Rental, RentalState, Timestamp, UsdPerHour,
+    WorkerId,
 };
 
 /// In the order `rental_of` reads them.
@@ -40,7 +41,21 @@ pub(super) fn event_of(row: &Row<'_>) -> rusqlite::Result<LedgerEvent> {
     })
 }
 
-struct StoredTime(Timestamp);
+/// `None` for words of a later version too: such a machine is looked at again before it counts.
+pub(super) fn instance_state(word: &str) -> Option<InstanceState> {
+    [
+        InstanceState::Loading,
+        InstanceState::Running,
+        InstanceState::Scheduling,
+        InstanceState::Stopped,
+        InstanceState::Offline,
+        InstanceState::Exited,
+    ]
+    .into_iter()
+    .find(|state| state.as_str() == word)
+}
+
+pub(super) struct StoredTime(pub(super) Timestamp);
 
 impl FromSql for StoredTime {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {

@@ -10,7 +10,7 @@ use super::rows::millis;
 use crate::domain::{InstallationId, Timestamp};
 
 /// Step `n` leads from schema `n` to `n + 1`; a step that was released is never changed.
-const MIGRATIONS: [&str; 2] = [RENTALS, LEARNED];
+pub(super) const MIGRATIONS: [&str; 3] = [RENTALS, LEARNED, MONEY];
 
 const RENTALS: &str = "
     CREATE TABLE installation (
@@ -49,6 +49,40 @@ const LEARNED: &str = "
         value TEXT NOT NULL,
         at    INTEGER NOT NULL,
         PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID;
+";
+
+/// What each rental turned out to be and when it was last looked at, what it cost, what was billed, and the demand.
+const MONEY: &str = "
+    ALTER TABLE rentals ADD COLUMN market TEXT;
+    ALTER TABLE rentals ADD COLUMN host TEXT;
+    ALTER TABLE rentals ADD COLUMN machine TEXT;
+    ALTER TABLE rentals ADD COLUMN gpu_name TEXT;
+    ALTER TABLE rentals ADD COLUMN observed_at INTEGER;
+    ALTER TABLE rentals ADD COLUMN observed_state TEXT;
+    ALTER TABLE rentals ADD COLUMN observed_usd_per_hour REAL;
+    ALTER TABLE rentals ADD COLUMN observed_storage_usd_per_hour REAL;
+    ALTER TABLE rentals ADD COLUMN billed_gpu REAL;
+    ALTER TABLE rentals ADD COLUMN billed_storage REAL;
+    ALTER TABLE rentals ADD COLUMN billed_traffic REAL;
+    ALTER TABLE rentals ADD COLUMN agreeing_bills INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rentals ADD COLUMN settled INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX rentals_unsettled ON rentals (market, instance) WHERE settled = 0;
+    CREATE TABLE spend (
+        worker   TEXT NOT NULL,
+        day      INTEGER NOT NULL,
+        kind     TEXT NOT NULL CHECK (kind IN ('gpu', 'storage', 'traffic')),
+        good_for TEXT NOT NULL CHECK (good_for IN ('serving', 'idle', 'cold_start', 'storage')),
+        source   TEXT NOT NULL CHECK (source IN ('accrued', 'correction')),
+        usd      REAL NOT NULL,
+        PRIMARY KEY (worker, day, kind, good_for, source)
+    ) WITHOUT ROWID;
+    CREATE INDEX spend_by_day ON spend (day);
+    CREATE TABLE demand (
+        endpoint TEXT NOT NULL,
+        step     INTEGER NOT NULL,
+        tokens   REAL NOT NULL,
+        PRIMARY KEY (endpoint, step)
     ) WITHOUT ROWID;
 ";
 
