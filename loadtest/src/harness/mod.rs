@@ -6,7 +6,8 @@ mod fleet;
 mod gateway;
 mod program;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -38,21 +39,30 @@ where
     }
 }
 
-/// Ports already given out by this process.
-static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+/// Ports given out by this process, each with the lock that keeps others from giving it out too.
+static GIVEN: LazyLock<Mutex<HashMap<u16, File>>> = LazyLock::new(Mutex::default);
 
-/// A port of 127.0.0.1 that nobody listens on, never the same twice in one process.
-/// Below the range of outgoing connections, so that none takes it before the program it is meant for.
+/// A port of 127.0.0.1 that nobody listens on, given to nobody else while this process lives: what is started there may
+/// end and start again. Below the range of outgoing connections, so that none takes it before the program it is meant for.
 pub fn free_port() -> Result<u16> {
     const FIRST: u32 = 12_000;
     const COUNT: u32 = 18_000;
+    // One folder a user: another's cannot be written to.
+    let user = rustix::process::getuid().as_raw();
+    let folder = std::env::temp_dir().join(format!("tidegate-test-ports-{user}"));
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     // Concurrent test processes start their search at different places.
     let offset = std::process::id().wrapping_mul(7_919);
     for step in 0..COUNT {
         let port = (FIRST + offset.wrapping_add(step) % COUNT) as u16;
-        if !given.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            given.insert(port);
+        if given.contains_key(&port) {
+            continue;
+        }
+        let lock = File::create(folder.join(port.to_string()))?;
+        if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            given.insert(port, lock);
             return Ok(port);
         }
     }
@@ -130,6 +140,7 @@ pub fn version_of(program: &Path) -> Result<String> {
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use std::collections::HashSet;
 
     #[test]
     fn ports_are_free_and_never_given_twice() {
