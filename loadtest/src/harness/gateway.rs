@@ -147,7 +147,7 @@ pub fn leading(state_dir: &Path) -> Option<u32> {
     pid.trim().parse().ok()
 }
 
-async fn answers_ok(client: &reqwest::Client, url: &str) -> bool {
+pub(super) async fn answers_ok(client: &reqwest::Client, url: &str) -> bool {
     let asked = client.get(url).timeout(Duration::from_secs(2)).send().await;
     asked.is_ok_and(|response| response.status().is_success())
 }

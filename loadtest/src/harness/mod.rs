@@ -5,6 +5,7 @@ mod config_dir;
 mod fleet;
 mod gateway;
 mod program;
+mod vast;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,6 +21,7 @@ pub use self::config_dir::ConfigDir;
 pub use self::fleet::{FleetSample, read_fleet};
 pub use self::gateway::{FakeWorker, Gateway, leading};
 pub use self::program::Program;
+pub use self::vast::{FakeVast, fake_vast_binary};
 
 /// Asks every 20 ms until the condition holds; `false` if it did not within `limit`, a condition that hangs included.
 pub async fn wait_until<F, Fut>(limit: Duration, mut condition: F) -> bool

@@ -4,7 +4,7 @@
 mod answer;
 mod args;
 mod batch;
-mod connection;
+pub(super) mod connection;
 mod engine;
 mod fault;
 mod law;

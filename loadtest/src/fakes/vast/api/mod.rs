@@ -1,0 +1,290 @@
+//! The interface over HTTP: who calls, whether the call may be made now, what goes wrong with it, and its record.
+
+mod account;
+mod admin;
+mod answer;
+mod create;
+mod instances;
+mod search;
+mod trouble;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
+use serde_json::Value;
+
+use self::answer::Answer;
+use self::trouble::Trouble;
+use super::Shared;
+use super::accounts::Caller;
+use super::chance::{happens, stream};
+use super::clock::At;
+use super::limits::Endpoint;
+use super::record::Call as Record;
+use super::world::{Refusal, World};
+use crate::fakes::worker::connection::Breaker;
+
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new().fallback(serve).with_state(shared)
+}
+
+/// A call as it came.
+struct Call {
+    method: Method,
+    /// Path without empty parts: `api`, `v0`, `instances`, `7`.
+    path: Vec<String>,
+    query: HashMap<String, String>,
+    body: Value,
+    key: String,
+    host: String,
+}
+
+impl Call {
+    async fn read(request: Request) -> Result<Self, Answer> {
+        let (parts, body) = request.into_parts();
+        let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await;
+        let bytes = bytes.map_err(|_| Answer::invalid("cannot read the body"))?;
+        let query: HashMap<String, String> =
+            axum::extract::Query::try_from_uri(&parts.uri).map_or_else(|_| HashMap::new(), |q| q.0);
+        let body = json_of(&bytes)?;
+        let text = |name: &str| {
+            parts
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        Ok(Self {
+            path: parts
+                .uri
+                .path()
+                .split('/')
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            key: key_of(&parts.headers, &query, &body),
+            host: text("host").unwrap_or("127.0.0.1").to_owned(),
+            method: parts.method,
+            query,
+            body,
+        })
+    }
+
+    fn parts(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).collect()
+    }
+
+    /// A value of the query that is JSON.
+    fn json(&self, name: &str) -> Result<Value, Refusal> {
+        let text = self.query.get(name).map_or("null", String::as_str);
+        serde_json::from_str(text).map_err(|error| Refusal::Invalid(format!("{name}: {error}")))
+    }
+
+    /// Which limit it falls under.
+    fn endpoint(&self) -> Endpoint {
+        let get = self.method == Method::GET;
+        match self.parts()[..] {
+            ["api", _, "bundles"] | ["api", _, "search", "asks"] => Endpoint::Search,
+            ["api", _, "asks", _] | ["api", _, "launch_instance"] => Endpoint::Create,
+            ["api", _, "instances"] if get => Endpoint::List,
+            ["api", _, "instances", _] if get => Endpoint::One,
+            ["api", _, "instances" | "instance", ..] if self.method == Method::DELETE => {
+                Endpoint::Destroy
+            }
+            ["api", _, "instances", "bid_price", _] => Endpoint::Bid,
+            ["api", _, "instances", "reboot" | "recycle", _] => Endpoint::Reboot,
+            ["api", _, "instances"] | ["api", _, "instances", _] => Endpoint::Change,
+            _ => Endpoint::Other,
+        }
+    }
+
+    fn changes_something(&self) -> bool {
+        let logs = self.path.iter().any(|part| part == "request_logs");
+        self.method != Method::GET && self.endpoint() != Endpoint::Search && !logs
+    }
+}
+
+fn json_of(bytes: &Bytes) -> Result<Value, Answer> {
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(bytes).map_err(|_| Answer::invalid("the body is no JSON"))
+}
+
+/// `Authorization: Bearer`, `?api_key=` or the body's `api_key`.
+fn key_of(headers: &HeaderMap, query: &HashMap<String, String>, body: &Value) -> String {
+    let bearer = headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let in_body = body.get("api_key").and_then(Value::as_str);
+    let given = bearer.or(query.get("api_key").map(String::as_str));
+    given.or(in_body).unwrap_or_default().trim().to_owned()
+}
+
+async fn serve(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(breaker): ConnectInfo<Breaker>,
+    request: Request,
+) -> Response {
+    let call = match Call::read(request).await {
+        Ok(call) => call,
+        Err(answer) => return answer.into_response(),
+    };
+    if call.path.first().is_some_and(|part| part == "fake") {
+        return admin::serve(&shared, &call).into_response();
+    }
+    let (answer, trouble) = {
+        let mut world = shared.lock();
+        let now = world.clock.now();
+        world.advance(now);
+        answer(&mut world, now, &call)
+    };
+    trouble.send(answer, &breaker).await
+}
+
+/// The answer, and what happens to it on its way.
+fn answer(world: &mut World, now: At, call: &Call) -> (Answer, Trouble) {
+    world.record.number += 1;
+    let mut rng = stream(world.settings.seed, "call", world.record.number);
+    let (faults, clock) = (world.faults, world.clock);
+    if now < world.outage_until {
+        return (Answer::unavailable(), Trouble::down(&mut rng, &clock));
+    }
+    let Some(caller) = world.caller(&call.key) else {
+        let answer = Answer::wrong_key(call.endpoint() == Endpoint::Search);
+        note(world, now, call, None, &answer, false, true);
+        return (answer, Trouble::None);
+    };
+    // Always in this order, whatever the shares are.
+    let draws = [
+        faults.too_many_requests,
+        faults.api_down,
+        faults.api_slow,
+        faults.lost_answer,
+        faults.bad_listing,
+        faults.offer_vanishes,
+    ];
+    let [many, down, slow, lost, bad_listing, vanishes] =
+        draws.map(|share| happens(&mut rng, share));
+    let limited = world.settings.rate_limits.then(|| {
+        let endpoint = call.endpoint();
+        let taken = world
+            .limits
+            .take(endpoint, &call.key, now, |s| clock.real(s));
+        taken
+            .err()
+            .map(|_| Answer::too_early(endpoint.threshold_s()))
+    });
+    let refused = limited.flatten().or(many.then(Answer::too_many));
+    if let Some(answer) = refused {
+        note(world, now, call, Some(caller), &answer, false, true);
+        return (answer, Trouble::None);
+    }
+    let mut trouble = Trouble::None;
+    if down {
+        trouble = Trouble::down(&mut rng, &clock);
+        if !trouble.comes_after() {
+            let answer = Answer::unavailable();
+            note(world, now, call, Some(caller), &answer, false, false);
+            return (answer, trouble);
+        }
+    } else if slow {
+        trouble = Trouble::slow(&mut rng, &clock);
+    }
+    let creates = call.endpoint() == Endpoint::Create;
+    let result = if creates && vanishes {
+        create::forget_offer(world, now, call);
+        Err(Refusal::NoSuchAsk)
+    } else {
+        route(world, now, caller, call)
+    };
+    let done = result.is_ok();
+    let mut answer = result.unwrap_or_else(|refusal| Answer::refusal(refusal, call));
+    if bad_listing && call.endpoint() == Endpoint::List && done {
+        answer = instances::spoilt(answer, &mut rng);
+    }
+    if creates && lost && done {
+        trouble = Trouble::lost(&mut rng, &clock);
+    }
+    let answered = trouble.lets_through();
+    note(world, now, call, Some(caller), &answer, done, answered);
+    (answer, trouble)
+}
+
+fn route(world: &mut World, now: At, caller: Caller, call: &Call) -> Result<Answer, Refusal> {
+    let (get, put, post, delete) = (Method::GET, Method::PUT, Method::POST, Method::DELETE);
+    let method = &call.method;
+    match call.parts()[..] {
+        ["api", _, "bundles"] if method == post => search::search(world, now, &call.body),
+        ["api", _, "search", "asks"] if method == put => {
+            search::search(world, now, &call.body["q"])
+        }
+        ["api", _, "gpu_names", "unique"] if method == get => Ok(search::gpu_names()),
+        ["api", _, "asks", ask] if method == put => create::create(world, now, caller, call, ask),
+        ["api", _, "launch_instance"] if method == put => create::launch(world, now, caller, call),
+        ["api", "v1", "instances"] if method == get => instances::page(world, now, caller, call),
+        ["api", _, "instances"] if method == get => instances::all(world, now, caller),
+        ["api", _, "instances"] if method == put => {
+            instances::change_many(world, now, caller, call)
+        }
+        ["api", _, "instances"] if method == delete => {
+            instances::destroy_many(world, now, caller, call)
+        }
+        ["api", _, "instances", id] if method == get => instances::one(world, now, caller, id),
+        ["api", _, "instances", id] if method == put => {
+            instances::change(world, now, caller, call, id)
+        }
+        ["api", _, "instances", id] if method == delete => {
+            instances::destroy(world, now, caller, id)
+        }
+        ["api", _, "instances", action, id] if method == put => {
+            instances::act(world, now, caller, call, action, id)
+        }
+        ["api", _, "users", "current"] if method == get => Ok(account::user(world, now, caller)),
+        ["api", _, "charges"] if method == get => account::charges(world, now, caller, call),
+        ["api", "v1", "invoices"] if method == get => Ok(account::invoices(world, caller)),
+        ["api", _, "users", "me", "invoices"] if method == get => {
+            Ok(account::old_invoices(world, now, caller))
+        }
+        _ => Ok(Answer::no_such_path()),
+    }
+}
+
+fn note(
+    world: &mut World,
+    now: At,
+    call: &Call,
+    caller: Option<Caller>,
+    answer: &Answer,
+    done: bool,
+    answered: bool,
+) {
+    if !call.changes_something() {
+        return;
+    }
+    let container = match caller {
+        Some(Caller::Container { instance, .. }) => Some(instance),
+        _ => None,
+    };
+    let line = Record {
+        at_s: now.seconds(),
+        epoch_s: world.clock.epoch_s(now),
+        account: caller.map(Caller::account),
+        container,
+        method: call.method.to_string(),
+        path: format!("/{}/", call.path.join("/")),
+        label: call.body["label"].as_str().map(str::to_owned),
+        instance: answer.new_instance(),
+        status: answer.status(),
+        error: answer.error(),
+        done,
+        answered,
+    };
+    world.record.calls.push(line);
+}
