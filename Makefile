@@ -6,7 +6,7 @@ SECONDS := 600
 TOOLS := $(CURDIR)/.tidegate/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run build test bench bench-choice routing lint scenario soak fuzz needs-build needs-test needs-bench needs-deny
+.PHONY: help run build test bench bench-choice routing routing-live lint scenario soak fuzz needs-build needs-test needs-bench needs-deny
 
 help:
 	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
@@ -16,6 +16,7 @@ help:
 	@echo 'make bench               CPU time per request and per token beside nginx'
 	@echo 'make bench-choice        time of one choice of a worker among 10 to 10,000'
 	@echo 'make routing [TRACES=..] our choice of workers beside others, in virtual time'
+	@echo 'make routing-live        the same fleet in real time, our gateway before stand-in workers'
 	@echo 'make scenario            a real trace at 1x, 3x, 0.3x and silence against local workers'
 	@echo 'make fuzz [SECONDS=600]  each fuzz target that long'
 	@echo 'make soak                what must hold under faults and in bulk, whole; takes long'
@@ -56,6 +57,10 @@ scenario: build
 routing: needs-build
 	cargo build --release -p loadtest
 	target/release/loadtest routing $(if $(TRACES),--traces $(TRACES)) --out docs/results/routing.md
+
+# Twelve minutes: the gateway and nine workers, slowed down so that two cores keep up.
+routing-live: build
+	target/release/loadtest routing --live $(if $(TRACES),--traces $(TRACES)) --out docs/results/routing.md
 
 soak: build
 	target/release/loadtest soak

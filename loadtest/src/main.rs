@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
         Command::Bench(command) => command.execute().await,
         Command::Soak(command) => command.execute().await,
         Command::BenchChoice(command) => command.execute(),
-        Command::Routing(command) => command.execute(),
+        Command::Routing(command) => command.execute().await,
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error:#}");

@@ -24,12 +24,14 @@ pub struct Target {
     pub timeout: Duration,
 }
 
-/// Never fails itself: a failure is an outcome.
+/// A request of a trace, of which nothing is hidden from the server.
 pub async fn send(target: &Target, request: TraceRequest, seed: u64, due: Instant) -> Outcome {
-    let body = target
-        .api
-        .body(request, seed, target.model.as_deref())
-        .to_string();
+    let body = target.api.body(request, seed, target.model.as_deref());
+    send_body(target, body.to_string(), due).await
+}
+
+/// Never fails itself: a failure is an outcome.
+pub async fn send_body(target: &Target, body: String, due: Instant) -> Outcome {
     let sent_at = Instant::now();
     let mut answer = Answer::new(target.api, sent_at);
     let failure = tokio::time::timeout(target.timeout, answer.follow(target, body))

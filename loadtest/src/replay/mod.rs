@@ -2,7 +2,7 @@
 //! Open loop: requests leave when the trace says so, whether or not earlier ones were answered.
 
 pub mod api;
-mod client;
+pub(crate) mod client;
 pub mod command;
 pub mod outcome;
 pub mod report;

@@ -1,6 +1,7 @@
 //! Routers compared on a mixed fleet in virtual time: the production one, one that knows lengths, and yardsticks.
 
 mod fleet;
+mod live;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use tidegate::simulate::serving::{Arrival, Production, Router, Scenario, run};
 
 use crate::trace::{Trace, TraceRequest};
 use crate::yardsticks::{LeastConnections, PowerOfTwo, RoundRobin};
-use report::{Figures, Report, Row};
+use report::{Figures, LiveReport, Report, Row};
 
 /// The load as a share of what the fleet can do with requests of the trace's mean size.
 const LOAD: f64 = 0.75;
@@ -27,11 +28,17 @@ pub struct RoutingCommand {
     /// Where whole traces are; without it the cuts in loadtest/scenarios are played.
     #[arg(long)]
     traces: Option<PathBuf>,
-    /// Requests of each run.
-    #[arg(long, default_value_t = 8_000)]
-    requests: usize,
+    /// Requests of each run; default 8000, and 1500 in real time.
+    #[arg(long)]
+    requests: Option<usize>,
     #[arg(long, default_value_t = 5)]
     seeds: u64,
+    /// In real time instead: our gateway and nine stand-in workers, beside the simulator.
+    #[arg(long, conflicts_with_all = ["seeds", "reserve"])]
+    live: bool,
+    /// In real time everything takes so many times as long.
+    #[arg(long, default_value_t = 4.0)]
+    slower: f64,
     /// Play the part that settings were tuned on instead of the rest.
     #[arg(long)]
     tuning: bool,
@@ -55,7 +62,10 @@ const ROUTERS: [&str; 6] = [
 ];
 
 impl RoutingCommand {
-    pub fn execute(self) -> Result<ExitCode> {
+    pub async fn execute(self) -> Result<ExitCode> {
+        if self.live {
+            return self.execute_live().await;
+        }
         let mut report = Report::new(&self);
         for (name, cut) in CUTS {
             let trace = self.trace(name, cut)?;
@@ -71,9 +81,33 @@ impl RoutingCommand {
         }
         println!("{}", report.document());
         if let Some(path) = &self.out {
-            crate::harness::write_document(path, &report.document())?;
+            report.write(path)?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    async fn execute_live(self) -> Result<ExitCode> {
+        let mut report = LiveReport::new(self.slower, self.load, self.traces.is_some());
+        for (name, cut) in CUTS {
+            let trace = self.trace(name, cut)?;
+            let arrivals = self.arrivals(self.part(&trace), 1)?;
+            let compared = live::compare(name, &arrivals, 1, self.slower).await?;
+            report.add(compared);
+        }
+        println!("{}", report.section());
+        if let Some(path) = &self.out {
+            report.write(path)?;
+        }
+        Ok(if report.failed() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
+
+    fn requests(&self) -> usize {
+        let default = if self.live { 1_500 } else { 8_000 };
+        self.requests.unwrap_or(default)
     }
 
     fn trace(&self, name: &str, cut: &str) -> Result<Trace> {
@@ -112,7 +146,7 @@ impl RoutingCommand {
 
     /// A piece of the trace that begins where the seed says, at the wanted load.
     fn arrivals(&self, part: &[TraceRequest], seed: u64) -> Result<Vec<Arrival>> {
-        let count = self.requests.min(part.len());
+        let count = self.requests().min(part.len());
         ensure!(count > 1, "the trace is too short");
         let room = part.len() - count;
         let begin = (SplitMix(seed).unit() * room as f64) as usize;

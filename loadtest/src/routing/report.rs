@@ -1,10 +1,14 @@
 //! Figures of the runs and their document.
 
 use std::fmt;
+use std::path::Path;
 
+use anyhow::Result;
 use tidegate::simulate::serving::{Arrival, Served};
 
 use super::RoutingCommand;
+use super::live::Comparison;
+use crate::harness::write_document;
 
 const FIRST_TOKEN_AIM_S: f64 = 2.0;
 const PER_TOKEN_AIM_S: f64 = 0.1;
@@ -148,7 +152,7 @@ impl Report {
             setting: format!(
                 "{} requests a run, seeds 1 to {}, load {:.0} % of what the fleet can do with requests of mean size. \
                  Arrivals: {part}. {reserve}",
-                command.requests,
+                command.requests(),
                 command.seeds,
                 100.0 * command.load,
             ),
@@ -178,4 +182,118 @@ impl Report {
         }
         text
     }
+
+    /// What was measured in real time stays.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let (_, live) = parts(path);
+        write_document(path, &(self.document() + &live))
+    }
+}
+
+/// Begins the part of the document that another command writes.
+const LIVE_TITLE: &str = "## In real time";
+
+/// What a document has before the part in real time, and that part.
+fn parts(path: &Path) -> (String, String) {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let at = text.find(LIVE_TITLE).unwrap_or(text.len());
+    let (before, live) = text.split_at(at);
+    let live = if live.is_empty() {
+        String::new()
+    } else {
+        format!("\n{live}")
+    };
+    (format!("{}\n", before.trim_end()), live)
+}
+
+/// The gateway beside the simulator.
+pub(super) struct LiveReport {
+    slower: f64,
+    load: f64,
+    whole_traces: &'static str,
+    rows: Vec<Comparison>,
+}
+
+impl LiveReport {
+    pub(super) fn new(slower: f64, load: f64, whole_traces: bool) -> Self {
+        Self {
+            slower,
+            load,
+            whole_traces: if whole_traces { " TRACES=DIR" } else { "" },
+            rows: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, row: Comparison) {
+        for failed in row.failed.iter().take(5) {
+            eprintln!("{}: {failed}", row.trace);
+        }
+        self.rows.push(row);
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.rows.iter().any(|row| !row.failed.is_empty())
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let (simulated, _) = parts(path);
+        write_document(path, &format!("{simulated}\n{}", self.section()))
+    }
+
+    pub(super) fn section(&self) -> String {
+        let mut text = format!(
+            "{LIVE_TITLE}\n\n`tidegate {}`; the real gateway before nine stand-in workers (`fake-worker`) with the same laws, load {:.0} %. \
+             All takes {} times as long as on the machines: iterations, arrivals, settings; figures are divided by it again. The \
+             simulator plays the very same requests with the same settings, once at the machines' own speed and once slowed down alike, \
+             since half a second of a small queue and the second between two measurements are no settings. Lengths are told to the engines alone. \
+             Off are hedging, ejection and slow start, which the simulator has no model of.\n\n\
+             ```\nmake routing-live{}\n```\n\n\
+             | trace | requests | run | first token mean / p50 / p99, s | a token mean / p99, ms | goodput, % | first token late, % | tokens slow, % |\n\
+             |---|---|---|---|---|---|---|---|\n",
+            env!("CARGO_PKG_VERSION"),
+            100.0 * self.load,
+            self.slower,
+            self.whole_traces,
+        );
+        for row in &self.rows {
+            let slow = format!("simulator, {} times slower", self.slower);
+            for (run, figures) in [
+                ("simulator", &row.simulated),
+                (&slow, &row.simulated_slow),
+                ("**gateway**", &row.live),
+            ] {
+                text += &live_line(row, run, figures);
+            }
+        }
+        for row in &self.rows {
+            let lag = row.send_lag.map_or_else(String::new, |lag| {
+                format!("{:.0} / {:.0} / {:.0}", lag.p50_ms, lag.p99_ms, lag.max_ms)
+            });
+            text += &format!(
+                "\n{}: {} failed; this machine's {} processors were busy to {:.0} %, with other work too; the client's send lag was {lag} ms \
+                 (p50 / p99 / max, in real time).\n",
+                row.trace,
+                row.failed.len(),
+                std::thread::available_parallelism().map_or(1, usize::from),
+                100.0 * row.busy,
+            );
+        }
+        text
+    }
+}
+
+fn live_line(row: &Comparison, run: &str, figures: &Figures) -> String {
+    format!(
+        "| {} | {} | {run} | {:.3} / {:.3} / {:.2} | {:.1} / {:.0} | **{:.2}** | {:.2} | {:.2} |\n",
+        row.trace,
+        row.requests,
+        figures.mean,
+        figures.p50,
+        figures.p99,
+        1e3 * figures.per_token_mean,
+        1e3 * figures.per_token_p99,
+        100.0 * figures.goodput,
+        100.0 * figures.late_first,
+        100.0 * figures.slow_tokens,
+    )
 }

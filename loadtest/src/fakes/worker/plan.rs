@@ -13,6 +13,13 @@ use super::fault::Fault;
 
 const NAME_CHARS_MAX: usize = 64;
 
+/// `length:40` in the `user` field: the text ends after 40 tokens, which only the engine knows beforehand.
+pub fn length_of_user(user: &str) -> Option<Result<u32, String>> {
+    let text = user.strip_prefix("length:")?;
+    let length = text.parse().ok().filter(|length| *length > 0);
+    Some(length.ok_or_else(|| format!("{text:?} is no length of an answer")))
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultPlan(Vec<Planned>);
 
@@ -97,6 +104,13 @@ mod tests {
         assert_eq!(FaultPlan::of_user("alice"), None);
         let plan = FaultPlan::of_user("fault:reset=1").unwrap().unwrap();
         assert_eq!(plan.take(None), Ok(Some(Fault::Reset(Some(1)))));
+    }
+
+    #[test]
+    fn a_user_may_say_how_long_the_answer_is() {
+        assert_eq!(length_of_user("alice"), None);
+        assert_eq!(length_of_user("length:40"), Some(Ok(40)));
+        assert!(length_of_user("length:0").is_some_and(|length| length.is_err()));
     }
 
     #[test]

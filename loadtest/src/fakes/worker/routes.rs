@@ -21,7 +21,7 @@ use super::engine::{Engine, Job, Ticket};
 use super::fault::{Control, Fault, Order};
 use super::openai::{self, OpenAi};
 use super::others;
-use super::plan::FaultPlan;
+use super::plan::{FaultPlan, length_of_user};
 use super::text::{Context, Limits, Script};
 use super::tgi::{self, Tgi};
 use super::{CONTEXT_TOKENS_MAX, Settings};
@@ -143,10 +143,13 @@ impl Shared {
     fn take_up(&self, wish: Wish) -> Result<(Script, Ticket), String> {
         let Wish {
             context,
-            limits,
+            mut limits,
             fault,
             user,
         } = wish;
+        if let Some(length) = length_of_user(user) {
+            limits.max_tokens = length?;
+        }
         let (prompt_tokens, room) = (context.tokens, self.context_tokens());
         if u64::from(prompt_tokens) + u64::from(limits.max_tokens) > room {
             return Err(format!(

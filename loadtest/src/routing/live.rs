@@ -1,0 +1,244 @@
+//! The same fleet in real time: the real gateway before nine stand-in workers with the machines' laws, beside the
+//! simulator on the very same requests and settings. Everything is slowed down alike, so that two cores keep up.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tidegate::domain::RoutingSettings;
+use tidegate::simulate::serving::{Arrival, Production, Scenario, Served, run};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::fleet::{self, BATCH_MAX};
+use super::report::Figures;
+use crate::harness::{ConfigDir, FakeWorker, Gateway, http_client, wait_until};
+use crate::replay::Api;
+use crate::replay::client::{Target, send_body};
+use crate::replay::outcome::{Outcome, Quantiles, Times};
+use crate::trace::TraceRequest;
+
+/// After the last arrival, in the machines' own time.
+const FINISH_WITHIN_S: f64 = 120.0;
+
+/// One piece of a trace, played by the simulator and in real time.
+pub(super) struct Comparison {
+    pub(super) trace: &'static str,
+    pub(super) requests: usize,
+    /// At the machines' own speed, and as slow as the real run.
+    pub(super) simulated: Figures,
+    pub(super) simulated_slow: Figures,
+    pub(super) live: Figures,
+    pub(super) failed: Vec<String>,
+    pub(super) send_lag: Option<Quantiles>,
+    /// Share of this machine's processors that was busy, whoever with.
+    pub(super) busy: f64,
+}
+
+/// `slower`: how many times everything takes as long as on the machines.
+pub(super) async fn compare(
+    trace: &'static str,
+    arrivals: &[Arrival],
+    seed: u64,
+    slower: f64,
+) -> Result<Comparison> {
+    ensure!(
+        slower > 0.0 && slower.is_finite(),
+        "--slower must be above 0"
+    );
+    let largest = arrivals.iter().map(|a| a.prompt_tokens + a.output_tokens);
+    let least_cache = fleet::machines().iter().map(|m| m.law.kv_tokens).min();
+    ensure!(
+        largest.max() < least_cache.map(|tokens| tokens / 2),
+        "a request is too large for the smallest machine"
+    );
+    let busy = Busy::now();
+    let (outcomes, send_lag) = play(arrivals, slower).await?;
+    let failed = outcomes.iter().filter_map(|outcome| {
+        let failure = outcome.failure.as_ref()?;
+        Some(format!("{}: {}", failure.kind, failure.detail))
+    });
+    let live: Vec<Served> = outcomes.iter().map(|o| served(o, slower)).collect();
+    Ok(Comparison {
+        trace,
+        requests: arrivals.len(),
+        simulated: simulated(arrivals, seed, 1.0),
+        simulated_slow: simulated(arrivals, seed, slower),
+        live: Figures::of(&live, arrivals),
+        failed: failed.collect(),
+        send_lag,
+        busy: busy.since(),
+    })
+}
+
+/// Figures in the machines' own time.
+fn simulated(arrivals: &[Arrival], seed: u64, slower: f64) -> Figures {
+    let later = |arrival: &Arrival| Arrival {
+        at_s: arrival.at_s * slower,
+        ..*arrival
+    };
+    let slow_arrivals: Vec<Arrival> = arrivals.iter().map(later).collect();
+    let machines = fleet::machines().into_iter();
+    let scenario = Scenario {
+        machines: machines.map(|m| fleet::slowed(m, slower)).collect(),
+        settings: fleet::settings_for(slower),
+        reserve_tokens: u32::MAX,
+        seed,
+    };
+    let mut ours = Production::new(&scenario.settings);
+    let mut served = run(&scenario, &slow_arrivals, &mut ours);
+    for one in &mut served {
+        one.first_token_s /= slower;
+        one.per_token_s /= slower;
+    }
+    Figures::of(&served, arrivals)
+}
+
+/// What the client saw. Who got no whole answer waited for ever.
+fn served(outcome: &Outcome, slower: f64) -> Served {
+    let first = outcome.first_token.filter(|_| outcome.failure.is_none());
+    let decoding: Duration = outcome.gaps.iter().sum();
+    let gaps = outcome.output_tokens.max(2) - 1;
+    Served {
+        machine: 0,
+        // A request that left late because this side was busy has waited all the same.
+        first_token_s: first.map_or(f64::INFINITY, |first| {
+            (first + outcome.send_lag).as_secs_f64() / slower
+        }),
+        per_token_s: decoding.as_secs_f64() / gaps as f64 / slower,
+        held_s: 0.0,
+    }
+}
+
+async fn play(arrivals: &[Arrival], slower: f64) -> Result<(Vec<Outcome>, Option<Quantiles>)> {
+    let (gateway, _workers) = start(slower).await?;
+    let length_s = arrivals.last().map_or(0.0, |last| last.at_s);
+    let finish = Duration::from_secs_f64((length_s + FINISH_WITHIN_S) * slower);
+    let target = Target {
+        client: http_client()?,
+        url: format!("{}{}", gateway.base_url, Api::Chat.path()),
+        api: Api::Chat,
+        model: Some("model".to_owned()),
+        api_key: None,
+        timeout: finish,
+    };
+    let begin = Instant::now();
+    let mut open = JoinSet::new();
+    for (id, arrival) in arrivals.iter().enumerate() {
+        let due = begin + Duration::from_secs_f64(arrival.at_s * slower);
+        let (target, body) = (target.clone(), body(arrival, id as u64));
+        tokio::time::sleep_until(due).await;
+        open.spawn(async move { (id, send_body(&target, body, due).await) });
+    }
+    let mut outcomes: Vec<(usize, Outcome)> = Vec::with_capacity(arrivals.len());
+    while let Some(ended) = open.join_next().await {
+        outcomes.push(ended?);
+    }
+    outcomes.sort_by_key(|(id, _)| *id);
+    let mut lags = Times::default();
+    let outcomes = outcomes.into_iter().map(|(_, outcome)| outcome);
+    let outcomes: Vec<Outcome> = outcomes.inspect(|o| lags.record(o.send_lag)).collect();
+    Ok((outcomes, lags.quantiles()))
+}
+
+/// The answer's length is told to the engine alone: the gateway has to predict it, as in the simulator.
+fn body(arrival: &Arrival, seed: u64) -> String {
+    let request = TraceRequest {
+        arrival_s: arrival.at_s,
+        input_tokens: arrival.prompt_tokens,
+        output_tokens: arrival.output_tokens,
+    };
+    let mut body = Api::Chat.body(request, seed, Some("model"));
+    if let Some(fields) = body.as_object_mut() {
+        fields.remove("max_tokens");
+    }
+    body["user"] = json!(format!("length:{}", arrival.output_tokens));
+    body.to_string()
+}
+
+async fn start(slower: f64) -> Result<(Gateway, Vec<FakeWorker>)> {
+    let config = ConfigDir::new("scaler_interval: 0.1\nlog: warn\n")?;
+    let mut workers = Vec::new();
+    let mut groups = String::new();
+    for kind in fleet::kinds() {
+        let mut urls = Vec::new();
+        for _ in 0..kind.count {
+            let flags = [
+                "--speed-profile".to_owned(),
+                kind.name.to_owned(),
+                format!("--max-batch={BATCH_MAX}"),
+                format!("--time-scale={}", 1.0 / slower),
+            ];
+            let worker = FakeWorker::start(&flags, config.path()).await?;
+            urls.push(format!("{{url: \"{}\"}}", worker.url));
+            workers.push(worker);
+        }
+        groups += &group(kind, slower, &urls.join(", "));
+    }
+    config.write_endpoint("model", &endpoint(&fleet::settings_for(slower), &groups))?;
+    let gateway = Gateway::start(config).await?;
+    let all_ready = wait_until(Duration::from_secs(60), || async {
+        let fleet = gateway.fleet().await;
+        fleet.is_ok_and(|fleet| fleet.ready() == workers.len())
+    });
+    ensure!(
+        all_ready.await,
+        "not all workers are ready\n{}",
+        gateway.child.log_tail()
+    );
+    Ok((gateway, workers))
+}
+
+fn group(kind: fleet::Kind, slower: f64, urls: &str) -> String {
+    let name = kind.name;
+    let machine = fleet::slowed(kind.machine, slower);
+    format!(
+        "  - {{name: {name}, engine: fake, tokens_per_second: {}, concurrency: {}, max_concurrency: {BATCH_MAX}, \
+         kv_tokens: {}, usd_per_hour: {}, workers: [{urls}]}}\n",
+        machine.speed_prior.tokens_per_second.0,
+        machine.speed_prior.concurrency,
+        machine.law.kv_tokens,
+        machine.usd_per_hour.0,
+    )
+}
+
+/// What the simulator has no model of is off: hedging, ejection, slow start.
+fn endpoint(settings: &RoutingSettings, groups: &str) -> String {
+    let seconds = |time: Duration| time.as_secs_f64();
+    format!(
+        "endpoint_name: model\nmarket: fixed\nmax_queue_time: {}\nkappa: {}\nlatency_aim: {{wait: {}, gap: {}}}\n\
+         prefix_affinity: {{bound: {}}}\nslow_start: 0\nhedge_share: 0\nejection: {{consecutive_errors: 0}}\n\
+         timeouts: {{silence: 120}}\nprobe_interval: 0.5\nmax_wait_time_busy: 3600\nworker_groups:\n{groups}",
+        seconds(settings.max_queue_time),
+        settings.kappa,
+        seconds(settings.latency_aim.wait),
+        seconds(settings.latency_aim.gap),
+        seconds(settings.affinity.bound),
+    )
+}
+
+/// The machine's processors since some moment: ticks at work, and all.
+struct Busy(Option<(f64, f64)>);
+
+impl Busy {
+    fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let all = stat.lines().next().map(|line| {
+            let fields = line.split_whitespace().skip(1);
+            fields.filter_map(|n| n.parse().ok()).collect::<Vec<f64>>()
+        });
+        Self(all.filter(|ticks| ticks.len() >= 8).map(|ticks| {
+            let all: f64 = ticks.iter().take(8).sum();
+            // The fourth and fifth are idle and waiting for disks.
+            (all - ticks[3] - ticks[4], all)
+        }))
+    }
+
+    /// 0 to 1; 0 where the system does not tell.
+    fn since(&self) -> f64 {
+        let (Some((busy, all)), Some((busy_before, all_before))) = (Self::now().0, self.0) else {
+            return 0.0;
+        };
+        (busy - busy_before) / (all - all_before).max(1.0)
+    }
+}
