@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tidegate::config::SourceFile;
+use tidegate::domain::Contention;
 use tidegate::domain::{
     Candidate, ClientKey, Endpoint, GapLaw, KvRoom, PredictedCost, Prefix, RoutingSettings,
     Timestamp, Tokens, TokensPerSecond, UsdPerHour, WorkerId, WorkerPhase,
@@ -61,7 +62,12 @@ fn measure(workers: usize) -> Result<Row> {
     let asked = cost(1_000.0, 200.0, settings.kappa);
     let candidates: Vec<Candidate> = (0..workers).map(busy).collect();
     let choice_us = least_us(|| {
-        let choice = choose_worker(black_box(&asked), candidates.iter().copied(), &settings);
+        let choice = choose_worker(
+            black_box(&asked),
+            candidates.iter().copied(),
+            &settings,
+            Contention::Several,
+        );
         black_box(choice).is_ok()
     });
 
@@ -159,6 +165,7 @@ fn ticket(cost: PredictedCost) -> Ticket {
         priority: 0,
         resumed: false,
         prefix: Prefix::default(),
+        streamed: true,
     }
 }
 

@@ -14,6 +14,11 @@ pub(super) fn read(s: &Section) -> RoutingSettings {
             default.max_queue_time.as_secs_f64(),
             0.0..=DAY_S,
         ),
+        max_prompts_ahead: s.duration(
+            "max_prompts_ahead",
+            default.max_prompts_ahead.as_secs_f64(),
+            0.0..=DAY_S,
+        ),
         kappa: s.number("kappa", default.kappa, 0.1..=1_000.0),
         prefer: prefer(s),
         latency_aim: latency_aim(s),

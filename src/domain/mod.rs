@@ -45,7 +45,7 @@ pub use rental::{
 pub use request::{Api, PredictedCost, PredictionRow, PredictionView, RequestShape};
 pub use resume::{Obstacle, ResumeMode, ResumeSettings};
 pub use routing::{
-    AffinitySettings, EjectionSettings, LatencyAim, Preference, Prefix, PrefixBlock,
+    AffinitySettings, Contention, EjectionSettings, LatencyAim, Preference, Prefix, PrefixBlock,
     RoutingSettings,
 };
 pub use snapshot::{DemandView, FleetSnapshot, WaitingView, WorkerView};

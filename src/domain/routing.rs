@@ -12,6 +12,10 @@ pub struct RoutingSettings {
     /// A worker whose outstanding work exceeds this many seconds gets no more.
     #[serde(with = "seconds")]
     pub max_queue_time: Duration,
+    /// While several clients compete, a worker with more seconds of prompts that have no first token gets no more; zero: no
+    /// bound.
+    #[serde(with = "seconds", default)]
+    pub max_prompts_ahead: Duration,
     /// Prompt tokens that cost as much as one output token.
     pub kappa: f64,
     pub prefer: Preference,
@@ -27,6 +31,7 @@ impl Default for RoutingSettings {
     fn default() -> Self {
         Self {
             max_queue_time: Duration::from_secs(30),
+            max_prompts_ahead: Duration::from_millis(100),
             kappa: 5.0,
             prefer: Preference::Latency,
             latency_aim: LatencyAim::default(),
@@ -35,6 +40,14 @@ impl Default for RoutingSettings {
             ejection: EjectionSettings::default(),
         }
     }
+}
+
+/// Whether one client's requests stand in another's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contention {
+    /// All that waits or is served belongs to one client.
+    Alone,
+    Several,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

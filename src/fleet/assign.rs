@@ -19,6 +19,7 @@ pub(super) struct Wish<'a> {
     pub(super) cost: &'a PredictedCost,
     pub(super) tried: &'a [WorkerId],
     pub(super) prefix: &'a Prefix,
+    pub(super) streamed: bool,
 }
 
 #[derive(Debug)]
@@ -29,7 +30,12 @@ impl EndpointFleet {
         let settings = self.settings.load();
         let table = self.table.load();
         let held = self.who_holds(wish.prefix);
-        let hold = Hold::new(wish.cost);
+        let hold = if wish.streamed {
+            Hold::new(wish.cost)
+        } else {
+            Hold::unseen(wish.cost)
+        };
+        let contention = self.present.contention();
         for _ in 0..CLAIM_ATTEMPTS {
             let candidates = table.iter().enumerate().map(|(slot, worker)| {
                 let tried = !wish.tried.is_empty() && wish.tried.contains(worker.id());
@@ -37,8 +43,8 @@ impl EndpointFleet {
                     .scan
                     .candidate(slot, tried, |incarnation| held.share_of(incarnation))
             });
-            let choice =
-                choose_worker(wish.cost, candidates, &settings.routing).map_err(NoClaim)?;
+            let choice = choose_worker(wish.cost, candidates, &settings.routing, contention)
+                .map_err(NoClaim)?;
             let worker = &table[choice.slot];
             if !worker.scan.load.claim(&choice, hold.work()) {
                 continue;

@@ -39,6 +39,8 @@ impl Claim {
         self.took(progress);
         if self.answered() {
             self.endpoint.dispatch();
+        } else {
+            self.endpoint.prompt_read();
         }
     }
 

@@ -13,14 +13,15 @@ use super::arrival::StartTimes;
 use super::assign::{NoClaim, Wish};
 use super::claim::Claim;
 use super::demand::Demand;
+use super::presence::Present;
 use super::second_tries::SecondTries;
 use super::share;
 use super::waiting::{Held, Room};
 use super::worker::{Worker, WorkerSpec};
 use crate::domain::{
-    ClientKey, Endpoint, EndpointName, FleetSnapshot, GroupName, NoWorker, PredictedCost,
-    PredictionView, Prefix, RequestShape, ScalingPlan, Timestamp, Tokens, UsdPerHour, WaitReason,
-    WaitingView, WorkerEvent, WorkerId, WorkerPhase,
+    ClientKey, Contention, Endpoint, EndpointName, FleetSnapshot, GroupName, NoWorker,
+    PredictedCost, PredictionView, Prefix, RequestShape, ScalingPlan, Timestamp, Tokens,
+    UsdPerHour, WaitReason, WaitingView, WorkerEvent, WorkerId, WorkerPhase,
 };
 use crate::policy::admission::{Refusal, may_wait};
 use crate::policy::cost::CostModel;
@@ -42,6 +43,8 @@ pub struct Ticket {
     /// A stream that goes on elsewhere after its worker was lost: before everybody, and never refused.
     pub resumed: bool,
     pub prefix: Prefix,
+    /// Its first token will be seen, and with it that its prompt is read.
+    pub streamed: bool,
 }
 
 impl Ticket {
@@ -59,6 +62,7 @@ impl Ticket {
             cost: &self.cost,
             tried: &self.tried,
             prefix: &self.prefix,
+            streamed: self.streamed,
         }
     }
 }
@@ -88,6 +92,7 @@ pub struct EndpointFleet {
     pub(super) beliefs: Mutex<Beliefs>,
     pub(super) reviewed_ms: AtomicU64,
     pub(super) room: Mutex<Room>,
+    pub(super) present: Present,
     pub(super) demand: Demand,
     cost_model: Mutex<CostModel>,
     events: Mutex<Vec<(WorkerId, WorkerEvent)>>,
@@ -114,6 +119,7 @@ impl EndpointFleet {
             beliefs: Mutex::default(),
             reviewed_ms: AtomicU64::new(0),
             room: Mutex::default(),
+            present: Present::default(),
             demand: Demand::default(),
             cost_model: Mutex::default(),
             events: Mutex::default(),
@@ -266,6 +272,13 @@ impl EndpointFleet {
         self.dispatch();
         if !worker.takes_requests() && worker.in_flight() == 0 {
             self.wake.notify_one();
+        }
+    }
+
+    /// A worker has read a prompt and may be sent the next.
+    pub(super) fn prompt_read(self: &Arc<Self>) {
+        if self.present.contention() == Contention::Several && !self.room.lock().is_empty() {
+            self.dispatch();
         }
     }
 

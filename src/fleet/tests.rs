@@ -103,6 +103,7 @@ fn ticket(client: &str) -> Ticket {
         priority: 0,
         resumed: false,
         prefix: Prefix::default(),
+        streamed: true,
     }
 }
 
@@ -525,4 +526,40 @@ fn the_worker_that_read_a_prompt_gets_its_like_and_forgets_with_a_restart() {
     let worker = endpoint.worker(&home).expect("known");
     worker.set_address(Some(([127, 0, 0, 1], 99).into()), None);
     assert_ne!(goes_to(7), home, "it holds nothing after a restart");
+}
+
+#[tokio::test]
+async fn a_flood_is_held_back_until_the_worker_has_read_what_it_has() {
+    let endpoint = endpoint(None, 1);
+    let long = |client: &str| Ticket {
+        cost: cost(500.0, 90.0, 5.0),
+        ..ticket(client)
+    };
+    let _loud = endpoint.present(&ClientKey::new("loud"));
+    let mut first = assigned(endpoint.admit(&long("loud"), NOW));
+    let second = assigned(endpoint.admit(&long("loud"), NOW));
+    drop(second);
+    let _quiet = endpoint.present(&ClientKey::new("quiet"));
+    let mut flood = held(endpoint.admit(&long("loud"), NOW));
+    let mut quiet = held(endpoint.admit(&long("quiet"), NOW));
+    first.prefilled();
+    let claim = next_claim(&mut flood).await.expect("its turn came first");
+    drop(claim);
+    assert!(next_claim(&mut quiet).await.is_some());
+}
+
+#[test]
+fn an_answer_without_a_visible_first_token_keeps_nobody_waiting() {
+    let endpoint = endpoint(None, 1);
+    let whole = Ticket {
+        cost: cost(500.0, 90.0, 5.0),
+        streamed: false,
+        ..ticket("loud")
+    };
+    let _present = [
+        endpoint.present(&ClientKey::new("loud")),
+        endpoint.present(&ClientKey::new("quiet")),
+    ];
+    let _first = assigned(endpoint.admit(&whole, NOW));
+    let _second = assigned(endpoint.admit(&ticket("quiet"), NOW));
 }

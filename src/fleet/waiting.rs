@@ -22,6 +22,7 @@ pub(super) struct Waiter {
     cost: PredictedCost,
     tried: Vec<WorkerId>,
     prefix: Prefix,
+    streamed: bool,
     body_bytes: usize,
     sender: oneshot::Sender<Claim>,
 }
@@ -32,6 +33,7 @@ impl Waiter {
             cost: &self.cost,
             tried: &self.tried,
             prefix: &self.prefix,
+            streamed: self.streamed,
         }
     }
 }
@@ -87,6 +89,7 @@ impl Room {
             cost: ticket.cost,
             tried: ticket.tried.clone(),
             prefix: ticket.prefix.clone(),
+            streamed: ticket.streamed,
             body_bytes: ticket.body_bytes,
             sender,
         };

@@ -64,6 +64,7 @@ impl Gateway {
     ) -> Result<(), Stop> {
         let settings = request.endpoint.settings();
         request.endpoint.second_tries.request_sent(&settings);
+        let _presence = request.endpoint.present(&request.shape.client);
         let answering = Answering {
             gateway: self,
             request,
@@ -75,6 +76,7 @@ impl Gateway {
                 priority: request.wishes.priority,
                 resumed: false,
                 prefix: request.call.prefix.clone(),
+                streamed: request.call.streamed,
             },
             patience: Patience::new(&settings.waiting),
             settings,

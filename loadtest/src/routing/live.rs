@@ -83,6 +83,7 @@ fn simulated(arrivals: &[Arrival], seed: u64, slower: f64) -> Figures {
         machines: machines.map(|m| fleet::slowed(m, slower)).collect(),
         settings: fleet::settings_for(slower),
         reserve_tokens: u32::MAX,
+        clients: 1,
         seed,
     };
     let mut ours = Production::new(&scenario.settings);

@@ -33,6 +33,9 @@ pub struct RoutingCommand {
     requests: Option<usize>,
     #[arg(long, default_value_t = 5)]
     seeds: u64,
+    /// Clients whose requests these are, by chance.
+    #[arg(long, default_value_t = 1)]
+    clients: u32,
     /// In real time instead: our gateway and nine stand-in workers, beside the simulator.
     #[arg(long, conflicts_with_all = ["seeds", "reserve"])]
     live: bool,
@@ -137,6 +140,7 @@ impl RoutingCommand {
             machines: fleet::machines(),
             settings: fleet::settings(),
             reserve_tokens: self.reserve.unwrap_or(u32::MAX),
+            clients: self.clients,
             seed,
         };
         let mut router = router_named(router, &scenario, seed)?;

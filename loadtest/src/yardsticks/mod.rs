@@ -1,6 +1,6 @@
 //! Other ways to choose workers, to measure our own by.
 
-use tidegate::domain::{Candidate, PredictedCost};
+use tidegate::domain::{Candidate, Contention, PredictedCost};
 use tidegate::simulate::chance::SplitMix;
 use tidegate::simulate::serving::Router;
 
@@ -11,7 +11,7 @@ pub struct RoundRobin {
 }
 
 impl Router for RoundRobin {
-    fn choose(&mut self, _: &PredictedCost, workers: &[Candidate]) -> Option<usize> {
+    fn choose(&mut self, _: &PredictedCost, workers: &[Candidate], _: Contention) -> Option<usize> {
         let slot = self.next % workers.len().max(1);
         self.next = slot + 1;
         workers.get(slot).map(|worker| worker.slot)
@@ -23,7 +23,7 @@ impl Router for RoundRobin {
 pub struct LeastConnections;
 
 impl Router for LeastConnections {
-    fn choose(&mut self, _: &PredictedCost, workers: &[Candidate]) -> Option<usize> {
+    fn choose(&mut self, _: &PredictedCost, workers: &[Candidate], _: Contention) -> Option<usize> {
         let least = workers.iter().min_by_key(|worker| worker.in_flight);
         least.map(|worker| worker.slot)
     }
@@ -36,7 +36,7 @@ pub struct PowerOfTwo {
 }
 
 impl Router for PowerOfTwo {
-    fn choose(&mut self, _: &PredictedCost, workers: &[Candidate]) -> Option<usize> {
+    fn choose(&mut self, _: &PredictedCost, workers: &[Candidate], _: Contention) -> Option<usize> {
         let mut draw = || workers.get((self.chance.unit() * workers.len() as f64) as usize);
         let (one, other) = (draw()?, draw()?);
         let less = if other.in_flight < one.in_flight {

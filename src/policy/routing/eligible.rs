@@ -1,6 +1,6 @@
 //! Which workers may take a request at all.
 
-use crate::domain::{Candidate, NoWorker, PredictedCost, RoutingSettings};
+use crate::domain::{Candidate, Contention, NoWorker, PredictedCost, RoutingSettings};
 
 /// A KV cache believed fuller than this takes no more.
 const KV_FULL: f64 = 0.98;
@@ -9,6 +9,7 @@ pub(super) fn may_take(
     candidate: &Candidate,
     cost: &PredictedCost,
     settings: &RoutingSettings,
+    contention: Contention,
 ) -> bool {
     is_available(candidate)
         && !candidate.tried
@@ -16,7 +17,9 @@ pub(super) fn may_take(
             .max_concurrency
             .is_none_or(|max| candidate.in_flight < max)
         && (is_idle(candidate)
-            || within_queue_time(candidate, settings) && has_kv_room(candidate, cost))
+            || within_queue_time(candidate, settings)
+                && has_kv_room(candidate, cost)
+                && (contention == Contention::Alone || reads_soon(candidate, settings)))
 }
 
 /// Idle workers may take anything, however slow or small: otherwise nobody would ever measure them.
@@ -26,6 +29,12 @@ fn is_idle(candidate: &Candidate) -> bool {
 
 fn within_queue_time(candidate: &Candidate, settings: &RoutingSettings) -> bool {
     candidate.outstanding.0 <= candidate.speed.0.max(0.0) * settings.max_queue_time.as_secs_f64()
+}
+
+/// What was sent is read in the engine's order, whoever sent it; what waits here is fair. So little is sent ahead.
+fn reads_soon(candidate: &Candidate, settings: &RoutingSettings) -> bool {
+    let most_s = settings.max_prompts_ahead.as_secs_f64();
+    most_s <= 0.0 || candidate.prefilling.0 <= candidate.speed.0.max(0.0) * most_s
 }
 
 fn has_kv_room(candidate: &Candidate, cost: &PredictedCost) -> bool {

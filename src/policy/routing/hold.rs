@@ -45,6 +45,14 @@ impl Hold {
         }
     }
 
+    /// Nobody will see when the prompt is read.
+    pub fn unseen(cost: &PredictedCost) -> Self {
+        Self {
+            prompt: 0,
+            ..Self::new(cost)
+        }
+    }
+
     pub fn work(&self) -> u64 {
         self.work
     }

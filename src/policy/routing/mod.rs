@@ -9,7 +9,9 @@ mod score;
 mod tests;
 pub mod weight;
 
-use crate::domain::{Candidate, Choice, NoWorker, PredictedCost, Preference, RoutingSettings};
+use crate::domain::{
+    Candidate, Choice, Contention, NoWorker, PredictedCost, Preference, RoutingSettings,
+};
 
 /// While every worker has less work than this, the one that finishes the request first is better than the one with
 /// the least to do.
@@ -22,13 +24,14 @@ pub fn choose_worker<C>(
     cost: &PredictedCost,
     candidates: C,
     settings: &RoutingSettings,
+    contention: Contention,
 ) -> Result<Choice, NoWorker>
 where
     C: Iterator<Item = Candidate> + Clone,
 {
     let eligible = candidates
         .clone()
-        .filter(|candidate| eligible::may_take(candidate, cost, settings));
+        .filter(|candidate| eligible::may_take(candidate, cost, settings, contention));
     let Some(survey) = Survey::of(cost, eligible.clone()) else {
         return Err(eligible::why_none(candidates));
     };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::Contention;
 use crate::domain::{
     AffinitySettings, GapLaw, KvRoom, LatencyAim, Tokens, TokensPerSecond, UsdPerHour,
 };
@@ -48,6 +49,7 @@ fn choose_with(candidates: &[Candidate], settings: &RoutingSettings) -> Result<u
         &cost(100.0, 80.0, 5.0),
         candidates.iter().copied(),
         settings,
+        Contention::Alone,
     )
     .map(|choice| choice.slot)
 }
@@ -163,7 +165,13 @@ fn who_holds_the_prompt_is_preferred_within_the_bound() {
     };
     let long = cost(900.0, 80.0, 5.0);
     let choose = |candidates: &[Candidate]| {
-        choose_worker(&long, candidates.iter().copied(), &settings()).map(|choice| choice.slot)
+        choose_worker(
+            &long,
+            candidates.iter().copied(),
+            &settings(),
+            Contention::Alone,
+        )
+        .map(|choice| choice.slot)
     };
     // 180 of the work is the prompt: 1.8 s; the bound is 1 s.
     assert_eq!(choose(&[worker(0, 100.0, 100.0), holds(190.0)]), Ok(1));
@@ -267,8 +275,8 @@ proptest! {
         output in 1.0..4_000.0,
     ) {
         let cost = cost(prompt, output, 5.0);
-        let may = |c: &Candidate| eligible::may_take(c, &cost, &settings);
-        match choose_worker(&cost, candidates.iter().copied(), &settings) {
+        let may = |c: &Candidate| eligible::may_take(c, &cost, &settings, Contention::Alone);
+        match choose_worker(&cost, candidates.iter().copied(), &settings, Contention::Alone) {
             Ok(choice) => {
                 prop_assert!(may(&candidates[choice.slot]));
                 prop_assert!(choice.score_s.is_finite());
@@ -286,10 +294,10 @@ proptest! {
         let candidates = without_held(&candidates);
         let eligible: Vec<_> = candidates
             .iter()
-            .filter(|c| eligible::may_take(c, &cost, &settings()))
+            .filter(|c| eligible::may_take(c, &cost, &settings(), Contention::Alone))
             .collect();
         let all_small = eligible.iter().all(|c| score::queue_s(c) < SMALL_QUEUE_S);
-        if let Ok(choice) = choose_worker(&cost, candidates.iter().copied(), &settings())
+        if let Ok(choice) = choose_worker(&cost, candidates.iter().copied(), &settings(), Contention::Alone)
             && !all_small
         {
             for other in eligible {
@@ -307,13 +315,13 @@ proptest! {
         let cost = cost(prompt, 100.0, 5.0);
         let mut settings = settings();
         settings.affinity.bound = Duration::from_secs_f64(bound_s);
-        let blind = choose_worker(&cost, without_held(&candidates).into_iter(), &settings);
-        let drawn = choose_worker(&cost, candidates.iter().copied(), &settings);
+        let blind = choose_worker(&cost, without_held(&candidates).into_iter(), &settings, Contention::Alone);
+        let drawn = choose_worker(&cost, candidates.iter().copied(), &settings, Contention::Alone);
         prop_assert_eq!(blind.is_ok(), drawn.is_ok());
         if let (Ok(blind), Ok(drawn)) = (blind, drawn) && blind.slot != drawn.slot {
             let least = candidates
                 .iter()
-                .filter(|c| eligible::may_take(c, &cost, &settings))
+                .filter(|c| eligible::may_take(c, &cost, &settings, Contention::Alone))
                 .map(|c| score::done_s(c, &cost))
                 .fold(f64::INFINITY, f64::min);
             prop_assert!(score::done_s(&candidates[drawn.slot], &cost) <= least + bound_s + 1e-9);
@@ -329,10 +337,34 @@ proptest! {
         let only: Vec<_> = candidates
             .iter()
             .copied()
-            .filter(|c| eligible::may_take(c, &cost, &settings))
+            .filter(|c| eligible::may_take(c, &cost, &settings, Contention::Alone))
             .collect();
-        let of_all = choose_worker(&cost, candidates.iter().copied(), &settings).ok();
-        let of_eligible = choose_worker(&cost, only.into_iter(), &settings).ok();
+        let of_all = choose_worker(&cost, candidates.iter().copied(), &settings, Contention::Alone).ok();
+        let of_eligible = choose_worker(&cost, only.into_iter(), &settings, Contention::Alone).ok();
         prop_assert_eq!(of_all, of_eligible);
     }
+}
+
+#[test]
+fn while_clients_compete_a_worker_with_prompts_to_read_gets_no_more() {
+    let settings = settings();
+    let reads = |slot, prompts| Candidate {
+        in_flight: 1,
+        prefilling: Tokens(prompts),
+        ..worker(slot, 100.0, 200.0)
+    };
+    let choose = |candidates: &[Candidate], contention| {
+        let cost = cost(100.0, 80.0, 5.0);
+        choose_worker(&cost, candidates.iter().copied(), &settings, contention)
+            .map(|choice| choice.slot)
+    };
+    // A tenth of a second of work.
+    let (little, much) = (reads(0, 9.0), reads(1, 11.0));
+    assert_eq!(choose(&[much, little], Contention::Several), Ok(0));
+    assert_eq!(choose(&[much], Contention::Several), Err(NoWorker::AllBusy));
+    assert_eq!(
+        choose(&[much], Contention::Alone),
+        Ok(1),
+        "nobody else waits"
+    );
 }

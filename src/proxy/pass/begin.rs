@@ -86,6 +86,7 @@ impl Gateway {
                 priority: wishes.priority,
                 resumed: false,
                 prefix: Prefix::default(),
+                streamed: false,
             },
             admitted,
             received_at,

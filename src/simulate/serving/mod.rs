@@ -8,7 +8,7 @@ mod worker;
 mod world;
 
 use crate::domain::{
-    Candidate, PredictedCost, Preference, RoutingSettings, SpeedPrior, UsdPerHour,
+    Candidate, Contention, PredictedCost, Preference, RoutingSettings, SpeedPrior, UsdPerHour,
 };
 use crate::policy::choose_worker;
 
@@ -39,6 +39,8 @@ pub struct Scenario {
     pub settings: RoutingSettings,
     /// Output tokens the engines keep room for when they admit a request; the maximum: all of them.
     pub reserve_tokens: u32,
+    /// Requests belong to one of so many clients by chance.
+    pub clients: u32,
     pub seed: u64,
 }
 
@@ -70,7 +72,12 @@ pub trait Router {
     }
 
     /// The slot of a worker, or `None` to hold the request.
-    fn choose(&mut self, cost: &PredictedCost, workers: &[Candidate]) -> Option<usize>;
+    fn choose(
+        &mut self,
+        cost: &PredictedCost,
+        workers: &[Candidate],
+        contention: Contention,
+    ) -> Option<usize>;
 }
 
 /// The one in production.
@@ -105,8 +112,13 @@ impl Router for Production {
         }
     }
 
-    fn choose(&mut self, cost: &PredictedCost, workers: &[Candidate]) -> Option<usize> {
-        choose_worker(cost, workers.iter().copied(), &self.settings)
+    fn choose(
+        &mut self,
+        cost: &PredictedCost,
+        workers: &[Candidate],
+        contention: Contention,
+    ) -> Option<usize> {
+        choose_worker(cost, workers.iter().copied(), &self.settings, contention)
             .ok()
             .map(|choice| choice.slot)
     }

@@ -31,6 +31,7 @@ fn scenario(factors: &[f64], seed: u64) -> Scenario {
         machines: factors.iter().map(machine).collect(),
         settings: RoutingSettings::default(),
         reserve_tokens: u32::MAX,
+        clients: 1,
         seed,
     }
 }

@@ -1,9 +1,9 @@
 //! One heap of events: requests arrive, iterations end, seconds pass.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::domain::{Api, Candidate, ClientKey, RequestShape};
+use crate::domain::{Api, Candidate, ClientKey, Contention, RequestShape};
 use crate::policy::cost::{CostModel, cost};
 use crate::policy::queueing::{Claimant, WaitingOrder};
 use crate::simulate::chance::SplitMix;
@@ -54,6 +54,8 @@ struct World<'a> {
     sent_s: Vec<f64>,
     shapes: Vec<RequestShape>,
     waiting: WaitingOrder<usize>,
+    /// Requests that wait or are with a worker, by client.
+    present: BTreeMap<ClientKey, u32>,
     model: CostModel,
     chance: SplitMix,
     served: Vec<Option<Served>>,
@@ -81,6 +83,7 @@ impl<'a> World<'a> {
             sent_s: vec![0.0; arrivals.len()],
             shapes: Vec::with_capacity(arrivals.len()),
             waiting: WaitingOrder::default(),
+            present: BTreeMap::new(),
             model: CostModel::default(),
             chance: SplitMix(scenario.seed),
             served: vec![None; arrivals.len()],
@@ -99,9 +102,13 @@ impl<'a> World<'a> {
     fn shape(&mut self, arrival: &Arrival) -> RequestShape {
         let spread = 1.0 + BYTES_SPREAD * (2.0 * self.chance.unit() - 1.0);
         let bytes = f64::from(arrival.prompt_tokens) * BYTES_PER_TOKEN * spread;
+        let client = match self.scenario.clients {
+            0 | 1 => 0,
+            several => (self.chance.unit() * f64::from(several)) as u32,
+        };
         RequestShape {
             api: Api::ChatCompletions,
-            client: ClientKey::new("trace"),
+            client: ClientKey::new(format!("client-{client}")),
             streamed: true,
             prompt_bytes: bytes as usize,
             max_new_tokens: None,
@@ -121,6 +128,8 @@ impl<'a> World<'a> {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Arrival(id) => {
+                let client = self.shapes[id].client.clone();
+                *self.present.entry(client).or_default() += 1;
                 if !self.waiting.is_empty() || !self.try_send(id) {
                     let claimant = self.claimant(id);
                     self.waiting.push(&claimant, id);
@@ -131,10 +140,13 @@ impl<'a> World<'a> {
                 self.workers[slot].end(&mut emissions);
                 self.busy[slot] = false;
                 let ended = emissions.iter().any(|emission| emission.last);
+                let first = |emission: &Emission| self.first_s[emission.id] == 0.0;
+                let read = emissions.iter().any(first);
                 for emission in emissions {
                     self.token(emission);
                 }
-                if ended {
+                let several = self.contention() == Contention::Several;
+                if ended || read && several {
                     self.dispatch();
                 }
                 self.iterate(slot);
@@ -144,6 +156,14 @@ impl<'a> World<'a> {
                 self.dispatch();
                 self.schedule(self.now_s() + 1.0, Event::Second);
             }
+        }
+    }
+
+    fn contention(&self) -> Contention {
+        if self.present.len() > 1 {
+            Contention::Several
+        } else {
+            Contention::Alone
         }
     }
 
@@ -173,7 +193,7 @@ impl<'a> World<'a> {
         let cost = self.router.cost(&self.asked(id));
         let books = self.books.iter().enumerate();
         let candidates: Vec<Candidate> = books.map(|(slot, book)| book.candidate(slot)).collect();
-        let Some(slot) = self.router.choose(&cost, &candidates) else {
+        let Some(slot) = self.router.choose(&cost, &candidates, self.contention()) else {
             return false;
         };
         self.streams[id] = Some(self.books[slot].sent(slot, &cost));
@@ -214,6 +234,16 @@ impl<'a> World<'a> {
         }
     }
 
+    fn left_client(&mut self, id: usize) {
+        let client = &self.shapes[id].client;
+        if let Some(requests) = self.present.get_mut(client) {
+            *requests -= 1;
+            if *requests == 0 {
+                self.present.remove(client);
+            }
+        }
+    }
+
     fn token(&mut self, emission: Emission) {
         let (id, now_s) = (emission.id, self.now_s());
         let Some(mut stream) = self.streams[id].take() else {
@@ -229,6 +259,7 @@ impl<'a> World<'a> {
             return;
         }
         self.books[slot].ended(&stream);
+        self.left_client(id);
         let arrival = &self.arrivals[id];
         self.model.learn(
             &self.shapes[id],
