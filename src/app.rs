@@ -119,6 +119,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     let proxy_settings = proxy_settings(&settings, &access, &KeyRing::default())?;
     let proxy_settings = Arc::new(ArcSwap::from_pointee(proxy_settings));
 
+    let spending = Arc::new(ArcSwap::from_pointee(settings.spending.clone()));
     let scaler = Scaler::new(
         Arc::clone(&fleet),
         Markets {
@@ -128,6 +129,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         ledger,
         Arc::clone(&metrics),
         Arc::clone(&decisions),
+        Arc::clone(&spending),
         settings.scaler_interval,
     );
     let prober = Prober::new(Arc::clone(&fleet), Arc::clone(&metrics));
@@ -144,6 +146,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         proxy_settings: Arc::clone(&proxy_settings),
         metrics: Arc::clone(&metrics),
         admin_token: Arc::clone(&admin_token),
+        spending,
         one_at_a_time: Mutex::default(),
     };
     let reloader = Arc::new(reloader);

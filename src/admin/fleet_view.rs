@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::domain::{
-    DemandView, FleetSnapshot, GapLaw, KvRoom, MarketKind, PredictionView, ScalingSettings,
-    Timestamp, TokensPerSecond, WaitReason, WaitingView, WorkerPhase, WorkerView,
+    DemandView, FleetSnapshot, GapLaw, KvRoom, MarketKind, MoneyView, PredictionView,
+    ScalingSettings, Timestamp, TokensPerSecond, WaitReason, WaitingView, WorkerPhase, WorkerView,
 };
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::policy::ejection::Standing;
@@ -16,6 +16,7 @@ const CLIENTS_SHOWN: usize = 20;
 #[derive(Serialize)]
 pub(super) struct FleetView {
     taken_at: Timestamp,
+    money: MoneyView,
     endpoints: Vec<EndpointView>,
 }
 
@@ -74,6 +75,7 @@ struct WorkerRow {
 pub(super) fn of(fleet: &Fleet, now: Timestamp) -> FleetView {
     FleetView {
         taken_at: now,
+        money: (*fleet.money()).clone(),
         endpoints: fleet
             .endpoints()
             .values()
@@ -147,6 +149,7 @@ pub(super) fn set_gauges(fleet: &Fleet, gauges: &FleetGauges, now: Timestamp) {
         .requests_under_way
         .with_label_values(&[] as &[&str])
         .set(under_way);
+    set_money_gauges(&fleet.money(), gauges);
     for endpoint in fleet.endpoints().values() {
         let snapshot = endpoint.snapshot(now);
         let name = endpoint.name.as_str();
@@ -197,6 +200,46 @@ pub(super) fn set_gauges(fleet: &Fleet, gauges: &FleetGauges, now: Timestamp) {
                 plan.predicted_load.0,
             );
             set(&gauges.wanted_tokens_per_second, plan.wanted.0);
+        }
+    }
+}
+
+fn set_money_gauges(money: &MoneyView, gauges: &FleetGauges) {
+    let flag = |on: bool| if on { 1.0 } else { 0.0 };
+    gauges
+        .spending_stopped
+        .with_label_values(&[] as &[&str])
+        .set(flag(money.stopped));
+    for (endpoint, money) in &money.endpoints {
+        let name = [endpoint.as_str()];
+        gauges
+            .committed_usd_per_hour
+            .with_label_values(&name)
+            .set(money.committed.0);
+        if let Some(usd) = money.usd_per_million_tokens {
+            gauges
+                .usd_per_million_tokens
+                .with_label_values(&name)
+                .set(usd);
+        }
+    }
+    for limit in &money.limits {
+        let labels = [limit.scope.as_str(), limit.rule.as_str()];
+        let set = |gauge: &prometheus::GaugeVec, value: f64| {
+            gauge.with_label_values(&labels).set(value);
+        };
+        set(&gauges.spending_limit, limit.limit);
+        set(&gauges.spending_used, limit.used);
+        set(&gauges.spending_limit_reached, flag(limit.reached));
+    }
+    for market in &money.markets {
+        let name = [market.market.as_str()];
+        gauges
+            .renting_paused
+            .with_label_values(&name)
+            .set(flag(!market.renting_paused.is_empty()));
+        if let Some(credit) = market.credit {
+            gauges.credit_usd.with_label_values(&name).set(credit.0);
         }
     }
 }

@@ -23,6 +23,7 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         scaler_interval,
         reload_on_change,
         local_market,
+        spending: _,
         log,
         access_log,
         access_log_queue,

@@ -9,7 +9,7 @@ use super::certificate::CertificateFiles;
 use super::{Origin, changes, fixed_workers, proxy_settings, refuse_unbuilt_markets};
 use crate::admin::{AdminToken, ReloadResult, Reloaded};
 use crate::config::{self, Files, ServerConfig};
-use crate::domain::Endpoint;
+use crate::domain::{Endpoint, SpendingSettings};
 use crate::fleet::Fleet;
 use crate::market::FixedMarket;
 use crate::proxy::ProxySettings;
@@ -27,6 +27,7 @@ pub(super) struct Reloader {
     pub(super) proxy_settings: Arc<ArcSwap<ProxySettings>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) admin_token: Arc<ArcSwapOption<AdminToken>>,
+    pub(super) spending: Arc<ArcSwap<SpendingSettings>>,
     /// A signal and a call may ask at the same time.
     pub(super) one_at_a_time: Mutex<()>,
 }
@@ -76,6 +77,8 @@ impl Reloader {
         let token = token.map(|token| Arc::new(AdminToken::new(token.expose())));
         self.admin_token.store(token);
         self.proxy_settings.store(Arc::new(proxy_settings));
+        self.spending
+            .store(Arc::new(config.server.spending.clone()));
         self.fixed.replace(fixed_workers(&config.endpoints));
         self.fleet.replace_settings(&config.endpoints);
         let names = config.endpoints.iter();

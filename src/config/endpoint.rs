@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::keys::{self, KeyList};
 use super::section::{Reader, Section, as_written, shown};
 use super::tree::{NOTHING, Node};
-use super::{groups, routes, routing};
+use super::{groups, routes, routing, spending};
 use crate::domain::{
     Endpoint, EndpointName, HedgeSettings, RequestLimits, ResumeMode, ResumeSettings,
     RetrySettings, ScalingSettings, TimeLimits, TokensPerSecond, WaitingSettings,
@@ -96,6 +96,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     };
     let passage = routes::read(&s);
     let times = times(&s);
+    let spending = spending::endpoint(&s);
     let (market, groups) = groups::read(&s);
     let keys = keys::read(&s, false);
     let endpoint = name.as_ref().map(|name| Endpoint {
@@ -111,6 +112,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
         limits,
         passage,
         times,
+        spending,
         groups,
     });
     EndpointFile {

@@ -11,6 +11,7 @@ mod routes;
 mod routing;
 mod section;
 mod server;
+mod spending;
 #[cfg(test)]
 mod tests;
 mod tree;

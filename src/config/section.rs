@@ -235,6 +235,19 @@ impl<'n> Section<'n, '_> {
         }
     }
 
+    /// `None` where it is not set.
+    pub(super) fn optional_number(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+    ) -> Option<f64> {
+        let number = self
+            .get(key)
+            .and_then(|node| self.number_of(node, key, &range));
+        self.note(key, number);
+        number
+    }
+
     pub(super) fn wrong_type(&self, node: &Node, key: &str, expected: impl Into<String>) {
         let what = match &node.kind {
             // A secret in the wrong shape is still one.

@@ -11,8 +11,9 @@ use super::connections::{self, TlsConfig};
 use super::keys::{self, KeyList};
 use super::mistakes::Mistake;
 use super::section::{REDACTED, Reader, Section, shown};
+use super::spending;
 use super::tree::{Kind, NOTHING, Node};
-use crate::domain::{ConnectionLimits, Secret};
+use crate::domain::{ConnectionLimits, Secret, SpendingSettings};
 
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -36,6 +37,7 @@ pub struct ServerConfig {
     /// Take a changed configuration without being asked.
     pub reload_on_change: bool,
     pub local_market: LocalMarketConfig,
+    pub spending: SpendingSettings,
     /// A filter of the `tracing` crate's EnvFilter.
     pub log: String,
     pub access_log: AccessLogTo,
@@ -90,6 +92,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> ServerFile {
         scaler_interval: s.duration("scaler_interval", 1.0, 0.05..=60.0),
         reload_on_change: s.flag("reload_on_change", true),
         local_market: local_market(&s),
+        spending: spending::installation(&s),
         log: log(&s),
         access_log: access_log(&s),
         access_log_queue: s.count("access_log_queue", 8_192, 1..=1_000_000) as usize,

@@ -5,6 +5,7 @@ mod files;
 mod keys;
 mod routes;
 mod secrets;
+mod spending;
 mod syntax;
 
 use std::path::Path;

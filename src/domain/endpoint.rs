@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointName, GroupName, PassageSettings, ResumeSettings, RoutingSettings, Secret,
-    TokensPerSecond, UsdPerHour,
+    EndpointName, EndpointSpending, GroupName, PassageSettings, ResumeSettings, RoutingSettings,
+    Secret, TokensPerSecond, UsdPerHour,
 };
 
 /// One model service: a name, its limits and the groups of workers behind it.
@@ -27,6 +27,7 @@ pub struct Endpoint {
     pub limits: RequestLimits,
     pub passage: PassageSettings,
     pub times: TimeLimits,
+    pub spending: EndpointSpending,
     /// Never empty. A fixed market has one group.
     pub groups: Vec<WorkerGroup>,
 }
@@ -50,6 +51,16 @@ pub enum MarketKind {
     Fixed,
     /// Instances of Vast.ai.
     Vast,
+}
+
+impl MarketKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MarketKind::Local => "local",
+            MarketKind::Fixed => "fixed",
+            MarketKind::Vast => "vast",
+        }
+    }
 }
 
 /// When to have how much capacity; the names are Vast's.

@@ -32,8 +32,8 @@ pub use ids::{
     WorkerId,
 };
 pub use money::{
-    AgreementView, CostKind, CostUse, Day, EndpointMoney, EndpointSpending, Enforce, LimitView,
-    MoneyView, SpendingLimits, SpendingRule, SpendingScope, SpendingSettings,
+    AgreementView, Day, EndpointMoney, EndpointSpending, Enforce, LimitView, MoneyView, SpendKind,
+    SpendUse, SpendingLimits, SpendingRule, SpendingScope, SpendingSettings,
 };
 pub use outlook::{LENGTH_BINS, Outlook, length_bin, length_bin_start};
 pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};

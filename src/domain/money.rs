@@ -64,20 +64,20 @@ impl fmt::Display for Day {
 /// What a market charges for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CostKind {
+pub enum SpendKind {
     Gpu,
     Storage,
     Traffic,
 }
 
-impl CostKind {
-    pub const ALL: [CostKind; 3] = [CostKind::Gpu, CostKind::Storage, CostKind::Traffic];
+impl SpendKind {
+    pub const ALL: [SpendKind; 3] = [SpendKind::Gpu, SpendKind::Storage, SpendKind::Traffic];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            CostKind::Gpu => "gpu",
-            CostKind::Storage => "storage",
-            CostKind::Traffic => "traffic",
+            SpendKind::Gpu => "gpu",
+            SpendKind::Storage => "storage",
+            SpendKind::Traffic => "traffic",
         }
     }
 }
@@ -85,7 +85,7 @@ impl CostKind {
 /// What the money was good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CostUse {
+pub enum SpendUse {
     /// Requests were in flight.
     Serving,
     /// Able to serve, and nobody asked.
@@ -96,20 +96,20 @@ pub enum CostUse {
     Storage,
 }
 
-impl CostUse {
-    pub const ALL: [CostUse; 4] = [
-        CostUse::Serving,
-        CostUse::Idle,
-        CostUse::ColdStart,
-        CostUse::Storage,
+impl SpendUse {
+    pub const ALL: [SpendUse; 4] = [
+        SpendUse::Serving,
+        SpendUse::Idle,
+        SpendUse::ColdStart,
+        SpendUse::Storage,
     ];
 
     pub fn as_str(self) -> &'static str {
         match self {
-            CostUse::Serving => "serving",
-            CostUse::Idle => "idle",
-            CostUse::ColdStart => "cold_start",
-            CostUse::Storage => "storage",
+            SpendUse::Serving => "serving",
+            SpendUse::Idle => "idle",
+            SpendUse::ColdStart => "cold_start",
+            SpendUse::Storage => "storage",
         }
     }
 }

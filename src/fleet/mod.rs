@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::domain::{Endpoint, EndpointName};
+use crate::domain::{Endpoint, EndpointName, MoneyView};
 
 pub use account::{Account, Allowance, Quotas};
 pub use assign::NoClaim;
@@ -50,6 +50,7 @@ pub struct Fleet {
     under_way: Arc<AtomicUsize>,
     leaving: AtomicBool,
     has_predecessor: AtomicBool,
+    money: ArcSwap<MoneyView>,
 }
 
 /// Counts a request from its first byte to its last.
@@ -69,6 +70,7 @@ impl Fleet {
             under_way: Arc::default(),
             leaving: AtomicBool::new(false),
             has_predecessor: AtomicBool::new(false),
+            money: ArcSwap::default(),
         };
         fleet.replace_settings(endpoints);
         Arc::new(fleet)
@@ -114,6 +116,15 @@ impl Fleet {
 
     pub fn set_predecessor(&self, there: bool) {
         self.has_predecessor.store(there, Relaxed);
+    }
+
+    /// Where the money stood at the last tick.
+    pub fn money(&self) -> Arc<MoneyView> {
+        self.money.load_full()
+    }
+
+    pub fn set_money(&self, view: MoneyView) {
+        self.money.store(Arc::new(view));
     }
 
     /// No request is waited for any longer: those that wait are refused, and no new one may.

@@ -51,6 +51,7 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
         limits: RequestLimits {
             max_new_tokens: 1_000,
         },
+        spending: EndpointSpending::default(),
         times: TimeLimits {
             connect: second,
             first_byte: second,

@@ -4,10 +4,11 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{StoredTime, millis};
-use super::spend::{Booking, add, last_day, market_name};
+use super::spend::{Booking, add, last_day};
 use super::{Ledger, LedgerError, append_event};
 use crate::domain::{
-    Charge, CostKind, CostUse, Day, EndpointName, InstanceId, MarketKind, Timestamp, Usd, WorkerId,
+    Charge, Day, EndpointName, InstanceId, MarketKind, SpendKind, SpendUse, Timestamp, Usd,
+    WorkerId,
 };
 
 /// Below this a difference is rounding.
@@ -21,7 +22,7 @@ const AGREEING_BILLS: u32 = 3;
 pub struct Correction {
     pub endpoint: EndpointName,
     pub day: Day,
-    pub good_for: CostUse,
+    pub good_for: SpendUse,
     pub usd: Usd,
 }
 
@@ -41,32 +42,37 @@ impl Ledger {
             connection.query_row(
                 "SELECT min(intended_at) FROM rentals
                  WHERE market = ?1 AND instance IS NOT NULL AND settled = 0",
-                [market_name(market)],
+                [market.as_str()],
                 |row| Ok(row.get::<_, Option<StoredTime>>(0)?.map(|time| time.0)),
             )
         })
     }
 
-    /// Whether a rental of this market has ended whose last bill may be to come.
-    pub fn awaits_last_bill(&self, market: MarketKind) -> Result<bool, LedgerError> {
+    /// Whether a rental of this market has ended since `ended_after` whose last bill may be to come.
+    pub fn awaits_last_bill(
+        &self,
+        market: MarketKind,
+        ended_after: Timestamp,
+    ) -> Result<bool, LedgerError> {
         self.read(|connection| {
             connection.query_row(
                 "SELECT EXISTS (SELECT 1 FROM rentals WHERE market = ?1 AND instance IS NOT NULL
-                                AND settled = 0 AND state = 'ended')",
-                [market_name(market)],
+                                AND settled = 0 AND ended_at >= ?2)",
+                params![market.as_str(), millis(ended_after)],
                 |row| row.get(0),
             )
         })
     }
 
     /// Takes a bill for true. A running machine's bill may lag behind, so only more than accrued counts for it; an
-    /// ended one's counts downwards once two bills say the same. Rentals that ended before `give_up` are asked for
-    /// no more.
+    /// ended one's counts downwards once two bills say the same. Once several do, a rental that ended before `settle`
+    /// is asked for no more, and one that ended before `give_up` in any case.
     pub fn correct(
         &self,
         market: MarketKind,
         bill: &[Charge],
         now: Timestamp,
+        settle: Timestamp,
         give_up: Timestamp,
     ) -> Result<Vec<Correction>, LedgerError> {
         self.write(|tx| {
@@ -78,7 +84,12 @@ impl Ledger {
             }
             tx.execute(
                 "UPDATE rentals SET settled = 1 WHERE market = ?1 AND settled = 0 AND ended_at < ?2",
-                params![market_name(market), millis(give_up)],
+                params![market.as_str(), millis(give_up)],
+            )?;
+            tx.execute(
+                "UPDATE rentals SET settled = 1
+                 WHERE market = ?1 AND settled = 0 AND ended_at < ?2 AND agreeing_bills >= ?3",
+                params![market.as_str(), millis(settle), AGREEING_BILLS],
             )?;
             Ok(corrections)
         })
@@ -94,7 +105,7 @@ fn billed(
         "SELECT worker, endpoint, state, billed_gpu, billed_storage, billed_traffic, agreeing_bills
          FROM rentals WHERE market = ?1 AND instance = ?2 AND settled = 0
          ORDER BY intended_at DESC LIMIT 1",
-        params![market_name(market), instance.as_str()],
+        params![market.as_str(), instance.as_str()],
         |row| {
             Ok(Billed {
                 worker: WorkerId::from(row.get::<_, String>(0)?),
@@ -119,7 +130,7 @@ fn correct_one(
         |one: Option<f64>, other: Usd| one.is_some_and(|one| (one - other.0).abs() < CENT_FRACTION);
     let agrees = (0..3).all(|n| same(billed.before[n], now_billed[n]));
     let mut corrections = Vec::new();
-    for (kind, usd) in CostKind::ALL.into_iter().zip(now_billed) {
+    for (kind, usd) in SpendKind::ALL.into_iter().zip(now_billed) {
         if !usd.0.is_finite() {
             continue;
         }
@@ -135,15 +146,14 @@ fn correct_one(
         0
     };
     tx.execute(
-        "UPDATE rentals SET billed_gpu = ?2, billed_storage = ?3, billed_traffic = ?4, agreeing_bills = ?5,
-                settled = ?6 WHERE worker = ?1",
+        "UPDATE rentals SET billed_gpu = ?2, billed_storage = ?3, billed_traffic = ?4, agreeing_bills = ?5
+         WHERE worker = ?1",
         params![
             billed.worker.as_str(),
             charge.gpu.0,
             charge.storage.0,
             charge.traffic.0,
             agreeing,
-            agreeing >= AGREEING_BILLS,
         ],
     )?;
     if !corrections.is_empty() {
@@ -159,7 +169,7 @@ fn correct_one(
     Ok(corrections)
 }
 
-fn booked(tx: &Connection, worker: &WorkerId, kind: CostKind) -> rusqlite::Result<f64> {
+fn booked(tx: &Connection, worker: &WorkerId, kind: SpendKind) -> rusqlite::Result<f64> {
     tx.query_row(
         "SELECT total(usd) FROM spend WHERE worker = ?1 AND kind = ?2",
         params![worker.as_str(), kind.as_str()],
@@ -171,17 +181,17 @@ fn booked(tx: &Connection, worker: &WorkerId, kind: CostKind) -> rusqlite::Resul
 fn spread(
     tx: &Connection,
     billed: &Billed,
-    kind: CostKind,
+    kind: SpendKind,
     usd: f64,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Correction>> {
-    let like = if kind == CostKind::Storage {
-        CostKind::Storage
+    let like = if kind == SpendKind::Storage {
+        SpendKind::Storage
     } else {
-        CostKind::Gpu
+        SpendKind::Gpu
     };
-    let mut shares: Vec<(CostUse, f64)> = Vec::new();
-    for good_for in CostUse::ALL {
+    let mut shares: Vec<(SpendUse, f64)> = Vec::new();
+    for good_for in SpendUse::ALL {
         let share: f64 = tx.query_row(
             "SELECT total(usd) FROM spend
              WHERE worker = ?1 AND kind = ?2 AND good_for = ?3 AND source = 'accrued'",
@@ -194,8 +204,8 @@ fn spread(
     }
     if shares.is_empty() {
         let good_for = match kind {
-            CostKind::Storage => CostUse::Storage,
-            CostKind::Gpu | CostKind::Traffic => CostUse::ColdStart,
+            SpendKind::Storage => SpendUse::Storage,
+            SpendKind::Gpu | SpendKind::Traffic => SpendUse::ColdStart,
         };
         shares.push((good_for, 1.0));
     }

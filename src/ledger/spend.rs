@@ -7,7 +7,7 @@ use super::accrual::Observation;
 use super::rows::{StoredTime, instance_state, millis};
 use super::{Ledger, LedgerError, append_event};
 use crate::domain::{
-    CostKind, CostUse, Day, EndpointName, MachineKey, MarketKind, Timestamp, Usd, UsdPerHour,
+    Day, EndpointName, MachineKey, MarketKind, SpendKind, SpendUse, Timestamp, Usd, UsdPerHour,
     WorkerId,
 };
 
@@ -16,8 +16,8 @@ use crate::domain::{
 pub struct Booking {
     pub worker: WorkerId,
     pub day: Day,
-    pub kind: CostKind,
-    pub good_for: CostUse,
+    pub kind: SpendKind,
+    pub good_for: SpendUse,
     pub usd: Usd,
 }
 
@@ -207,7 +207,7 @@ fn observe(tx: &Connection, sighting: &Sighting) -> rusqlite::Result<()> {
         )?
         .execute(params![
             sighting.worker.as_str(),
-            market_name(sighting.market),
+            sighting.market.as_str(),
             machine.map(|machine| machine.host.as_str()),
             machine.map(|machine| machine.machine.as_str()),
             sighting.gpu_name,
@@ -228,14 +228,6 @@ fn observe(tx: &Connection, sighting: &Sighting) -> rusqlite::Result<()> {
         )?;
     }
     Ok(())
-}
-
-pub(super) fn market_name(market: MarketKind) -> &'static str {
-    match market {
-        MarketKind::Local => "local",
-        MarketKind::Fixed => "fixed",
-        MarketKind::Vast => "vast",
-    }
 }
 
 /// The last day something accrued for a rental, or the day it was intended.

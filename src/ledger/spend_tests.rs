@@ -4,8 +4,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::domain::{
-    Charge, CostKind, CostUse, Day, EndpointName, GroupName, HostId, InstanceState, MachineId,
-    MachineKey, MarketKind, RentalState, Tokens, TokensPerSecond, Usd,
+    Charge, Day, EndpointName, GroupName, HostId, InstanceState, MachineId, MachineKey, MarketKind,
+    RentalState, SpendKind, SpendUse, Tokens, TokensPerSecond, Usd,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -61,7 +61,7 @@ impl Fixture {
         self.ledger.book(&[], &[sighting]).expect("booked");
     }
 
-    fn cost(&self, worker: &str, day: u32, kind: CostKind, good_for: CostUse, usd: f64) {
+    fn cost(&self, worker: &str, day: u32, kind: SpendKind, good_for: SpendUse, usd: f64) {
         let booking = Booking {
             worker: WorkerId::new(worker),
             day: Day(day),
@@ -87,7 +87,7 @@ impl Fixture {
         };
         let corrections = self
             .ledger
-            .correct(MarketKind::Vast, &[charge], at(100), at(0))
+            .correct(MarketKind::Vast, &[charge], at(100), at(60), at(0))
             .expect("corrected");
         corrections.iter().map(|one| one.usd.0).sum()
     }
@@ -129,11 +129,11 @@ fn spending_adds_up_by_day_endpoint_host_and_worker() {
     f.rented("w1", "chat", "h7");
     f.rented("w2", "chat", "h7");
     f.rented("w3", "code", "h9");
-    f.cost("w1", 9, CostKind::Gpu, CostUse::Serving, 1.0);
-    f.cost("w1", 10, CostKind::Gpu, CostUse::Serving, 0.5);
-    f.cost("w1", 10, CostKind::Gpu, CostUse::Serving, 0.5);
-    f.cost("w2", 10, CostKind::Storage, CostUse::Storage, 0.25);
-    f.cost("w3", 10, CostKind::Gpu, CostUse::Idle, 2.0);
+    f.cost("w1", 9, SpendKind::Gpu, SpendUse::Serving, 1.0);
+    f.cost("w1", 10, SpendKind::Gpu, SpendUse::Serving, 0.5);
+    f.cost("w1", 10, SpendKind::Gpu, SpendUse::Serving, 0.5);
+    f.cost("w2", 10, SpendKind::Storage, SpendUse::Storage, 0.25);
+    f.cost("w3", 10, SpendKind::Gpu, SpendUse::Idle, 2.0);
     assert_eq!(
         f.rows(SpendBy::Day),
         pairs(&[("1970-01-10", 1.0), ("1970-01-11", 3.25)])
@@ -168,9 +168,9 @@ fn spending_adds_up_by_day_endpoint_host_and_worker() {
 fn an_ended_rental_comes_to_what_was_billed() {
     let f = fixture();
     f.rented("w1", "chat", "h7");
-    f.cost("w1", 0, CostKind::Gpu, CostUse::Serving, 3.0);
-    f.cost("w1", 0, CostKind::Gpu, CostUse::ColdStart, 1.0);
-    f.cost("w1", 0, CostKind::Storage, CostUse::Storage, 0.5);
+    f.cost("w1", 0, SpendKind::Gpu, SpendUse::Serving, 3.0);
+    f.cost("w1", 0, SpendKind::Gpu, SpendUse::ColdStart, 1.0);
+    f.cost("w1", 0, SpendKind::Storage, SpendUse::Storage, 0.5);
     f.end("w1", 50);
     // Dearer in storage and traffic: at once. Cheaper in GPUs: once a second bill says the same.
     let first = f.bill("w1", 3.6, 0.6, 0.2);
@@ -190,7 +190,7 @@ fn an_ended_rental_comes_to_what_was_billed() {
 fn a_bill_that_lags_behind_takes_nothing_from_a_running_machine() {
     let f = fixture();
     f.rented("w1", "chat", "h7");
-    f.cost("w1", 0, CostKind::Gpu, CostUse::Serving, 3.0);
+    f.cost("w1", 0, SpendKind::Gpu, SpendUse::Serving, 3.0);
     assert_eq!(f.bill("w1", 1.0, 0.0, 0.0), 0.0);
     assert_eq!(f.bill("w1", 1.0, 0.0, 0.0), 0.0);
     assert_eq!(f.rows(SpendBy::Worker), pairs(&[("w1", 3.0)]));
@@ -208,9 +208,11 @@ fn bills_are_asked_for_until_they_agree_or_are_too_old() {
     assert!(!unsettled());
     f.rented("w1", "chat", "h7");
     assert!(unsettled());
-    assert!(!f.ledger.awaits_last_bill(MarketKind::Vast).expect("read"));
+    let awaited = |since| f.ledger.awaits_last_bill(MarketKind::Vast, at(since));
+    assert!(!awaited(0).expect("read"));
     f.end("w1", 50);
-    assert!(f.ledger.awaits_last_bill(MarketKind::Vast).expect("read"));
+    assert!(awaited(50).expect("read"));
+    assert!(!awaited(51).expect("read"));
     for _ in 0..4 {
         assert!(unsettled());
         f.bill("w1", 1.0, 0.0, 0.0);
@@ -220,7 +222,7 @@ fn bills_are_asked_for_until_they_agree_or_are_too_old() {
     f.end("w2", 50);
     assert!(unsettled());
     f.ledger
-        .correct(MarketKind::Vast, &[], at(100), at(51))
+        .correct(MarketKind::Vast, &[], at(100), at(0), at(51))
         .expect("corrected");
     assert!(!unsettled());
 }

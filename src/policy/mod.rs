@@ -16,6 +16,7 @@ pub mod retry;
 pub mod routing;
 pub mod scaling;
 pub mod speed;
+pub mod spending;
 
 pub use routing::choose_worker;
 pub use scaling::plan_scaling;

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use super::Scaler;
 use crate::domain::{
-    GroupName, InstanceId, MarketKind, PlannedAction, Release, Rental, RentalLabel, RentalState,
-    ScalingAction, Timestamp, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
+    GroupName, InstanceId, InstanceState, MarketKind, Offer, PlannedAction, Release, Rental,
+    RentalLabel, RentalState, ScalingAction, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup,
+    WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker, WorkerSpec};
 use crate::market::{Market, MarketError};
-use crate::telemetry::now;
+use crate::policy::spending::Refusal;
+use crate::telemetry::{Metrics, now};
 
 /// A market call that takes longer counts as one whose outcome is unknown.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,7 +41,12 @@ impl Scaler {
         };
         match &planned.action {
             ScalingAction::Rent { group } => self.rent(endpoint, group, &reason, at),
-            ScalingAction::Restart { worker } => event(worker, WorkerEvent::RestartOrdered),
+            ScalingAction::Restart { worker: id } => {
+                let worker = endpoint.worker(id);
+                if worker.is_some_and(|worker| self.may_restart(endpoint, &worker, at)) {
+                    event(id, WorkerEvent::RestartOrdered);
+                }
+            }
             ScalingAction::Drain { worker, then } => {
                 event(worker, WorkerEvent::DrainOrdered(*then))
             }
@@ -74,6 +81,7 @@ impl Scaler {
             tracing::error!(%error, "ledger not written: nothing is rented");
             return;
         }
+        self.books.open(&id, &endpoint.name, settings.market, at);
         let worker = endpoint.add_worker(
             WorkerSpec::new(id.clone(), group),
             WorkerPhase::Starting,
@@ -90,10 +98,22 @@ impl Scaler {
         let ledger = Arc::clone(&self.ledger);
         self.spawn_call(endpoint, &worker, settings.market, "rent", {
             let worker = Arc::clone(&worker);
+            let (books, guard) = (Arc::clone(&self.books), Arc::clone(&self.guard));
+            let endpoint = Arc::clone(endpoint);
             async move {
-                let (instance, price) = rent_cheapest(&market, &group, &label).await?;
+                let room = guard.headroom(&endpoint, now()).map_err(refused)?;
+                let offer = cheapest(&market, &group, room).await?;
+                let price = offer.usd_per_hour;
+                // The last word before the call.
+                guard
+                    .commit(&endpoint, &worker, price, now())
+                    .map_err(refused)?;
+                let begun = now();
+                let instance = market.rent(&offer, None, &group, &label).await?;
+                let storage = offer.hardware.map(|hardware| hardware.storage_usd_per_hour);
+                let rented_at = midway(begun, now());
+                books.rented(worker.id(), price, storage.unwrap_or_default(), rented_at);
                 worker.set_instance(instance.clone());
-                worker.set_price(price);
                 if let Err(error) = ledger.rented(worker.id(), &instance, price, now()) {
                     // The label on the machine carries the rental's id: the next listing knows it.
                     tracing::error!(%error, worker = %worker.id(), "ledger not written after rental");
@@ -153,17 +173,17 @@ impl Scaler {
         }
         let (endpoint, worker) = (Arc::clone(endpoint), Arc::clone(worker));
         let (calls, metrics) = (Arc::clone(&self.calls), Arc::clone(&self.metrics));
-        let fleet = Arc::clone(&self.fleet);
+        let (fleet, books) = (Arc::clone(&self.fleet), Arc::clone(&self.books));
         tokio::spawn(async move {
+            let begun = now();
             let result = tokio::time::timeout(CALL_TIMEOUT, future)
                 .await
                 .unwrap_or_else(|_| Err(MarketError::Unavailable("timed out".into())));
+            if let (Ok(()), Some(state)) = (&result, state_after(call)) {
+                books.turned(worker.id(), state, midway(begun, now()));
+            }
             calls.settled(worker.id(), now(), call == "destroy");
-            let outcome = if result.is_ok() { "ok" } else { "failed" };
-            metrics
-                .market_calls
-                .with_label_values(&[market_name(kind), call, outcome])
-                .inc();
+            count(&metrics, kind, call, result.is_ok());
             if let Err(error) = result {
                 tracing::warn!(worker = %worker.id(), call, %error, "market call failed");
                 if call == "rent" && nothing_happened(&error) {
@@ -176,6 +196,7 @@ impl Scaler {
 
     pub(super) fn forget(&self, endpoint: &Arc<EndpointFleet>, worker: &Worker, at: Timestamp) {
         let id = worker.id();
+        self.books.close(id, at);
         if self.is_rented(endpoint)
             && let Err(error) = self.ledger.ended(id, &worker.last_reason(), at)
         {
@@ -184,27 +205,56 @@ impl Scaler {
         endpoint.forget_worker(id);
         self.calls.forget(id);
     }
+}
 
-    pub(super) fn count_call(&self, kind: MarketKind, call: &str, outcome: &str) {
-        self.metrics
-            .market_calls
-            .with_label_values(&[market_name(kind), call, outcome])
-            .inc();
+/// The offer for the least money, of those within what may be spent.
+async fn cheapest(
+    market: &Arc<dyn Market>,
+    group: &WorkerGroup,
+    room: UsdPerHour,
+) -> Result<Offer, MarketError> {
+    let offers = market.offers(group).await?;
+    let any = !offers.is_empty();
+    offers
+        .into_iter()
+        .filter(|offer| offer.usd_per_hour.0 <= room.0)
+        .min_by(|a, b| a.usd_per_hour.0.total_cmp(&b.usd_per_hour.0))
+        .ok_or_else(|| {
+            let why = if any {
+                "no offer is within the spending limits"
+            } else {
+                "no offer fits"
+            };
+            MarketError::Full(why.into())
+        })
+}
+
+/// Nothing was asked of the market.
+fn refused(refusal: Refusal) -> MarketError {
+    MarketError::Refused(format!("spending: {refusal}"))
+}
+
+/// What a call that succeeded has made of the machine.
+fn state_after(call: &str) -> Option<Option<InstanceState>> {
+    match call {
+        "stop" => Some(Some(InstanceState::Stopped)),
+        "start" => Some(Some(InstanceState::Scheduling)),
+        "destroy" => Some(None),
+        _ => None,
     }
 }
 
-async fn rent_cheapest(
-    market: &Arc<dyn Market>,
-    group: &WorkerGroup,
-    label: &RentalLabel,
-) -> Result<(InstanceId, crate::domain::UsdPerHour), MarketError> {
-    let mut offers = market.offers(group).await?;
-    offers.sort_by(|a, b| a.usd_per_hour.0.total_cmp(&b.usd_per_hour.0));
-    let offer = offers
-        .first()
-        .ok_or_else(|| MarketError::Full("no offer fits".into()))?;
-    let instance = market.rent(offer, None, group, label).await?;
-    Ok((instance, offer.usd_per_hour))
+/// A call takes effect somewhere between its beginning and its answer.
+pub(super) fn midway(begun: Timestamp, done: Timestamp) -> Timestamp {
+    begun + done.since(begun) / 2
+}
+
+pub(super) fn count(metrics: &Metrics, kind: MarketKind, call: &str, ok: bool) {
+    let outcome = if ok { "ok" } else { "failed" };
+    metrics
+        .market_calls
+        .with_label_values(&[kind.as_str(), call, outcome])
+        .inc();
 }
 
 fn nothing_happened(error: &MarketError) -> bool {
@@ -214,14 +264,6 @@ fn nothing_happened(error: &MarketError) -> bool {
         | MarketError::Refused(_)
         | MarketError::NotFound => true,
         MarketError::Unavailable(_) => false,
-    }
-}
-
-fn market_name(kind: MarketKind) -> &'static str {
-    match kind {
-        MarketKind::Local => "local",
-        MarketKind::Fixed => "fixed",
-        MarketKind::Vast => "vast",
     }
 }
 

@@ -19,6 +19,7 @@ impl Scaler {
         let rentals = self.ledger.open_rentals()?;
         // An unreachable market is no reason to wait: its next listing tells the same later.
         let listed = self.markets.local.instances().await.unwrap_or_default();
+        self.recover_books(&rentals, at)?;
         for rental in rentals {
             let endpoint = self.fleet.endpoint(rental.endpoint.as_str());
             match endpoint.filter(|endpoint| self.is_rented(endpoint)) {
@@ -31,6 +32,16 @@ impl Scaler {
             }
         }
         Ok(())
+    }
+
+    fn recover_books(&self, rentals: &[Rental], at: Timestamp) -> Result<(), LedgerError> {
+        let known = rentals.iter().filter_map(|rental| {
+            let endpoint = self.fleet.endpoint(rental.endpoint.as_str())?;
+            let market = endpoint.settings().market;
+            let (worker, endpoint) = (rental.worker.clone(), rental.endpoint.clone());
+            Some((worker, endpoint, market, rental.intended_at))
+        });
+        self.books.recover(&known.collect::<Vec<_>>(), at)
     }
 
     /// After a market was told to end everything: closes the ledger's lines of what it no longer lists.
@@ -131,7 +142,7 @@ impl Scaler {
         };
         let spec = WorkerSpec::new(instance.label.worker.clone(), group);
         let worker = endpoint.add_worker(spec, phase, group.usd_per_hour, listed_at);
-        self.see(endpoint, &worker, instance, listed_at);
+        self.see(endpoint, &worker, instance, listed_at, listed_at);
     }
 
     fn destroy_unknown(&self, kind: MarketKind, market: &Arc<dyn Market>, instance: Instance) {

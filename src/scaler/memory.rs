@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::{GroupName, Timestamp, TokensPerSecond, WorkerPhase};
+use crate::domain::{GroupName, Timestamp, TokensPerSecond};
 use crate::fleet::EndpointFleet;
 use crate::policy::scaling::{GroupSupply, ScalingInputs, ScalingMemory};
 
@@ -11,7 +11,6 @@ pub(super) struct EndpointMemory {
     pub(super) scaling: ScalingMemory,
     /// Last seen mean speed of each group's workers.
     speeds: BTreeMap<GroupName, TokensPerSecond>,
-    spending_at: Option<Timestamp>,
 }
 
 impl EndpointMemory {
@@ -48,13 +47,4 @@ impl EndpointMemory {
             self.speeds.insert(group, TokensPerSecond(speed / workers));
         }
     }
-
-    pub(super) fn hours_since_last(&mut self, at: Timestamp) -> f64 {
-        let last = self.spending_at.replace(at).unwrap_or(at);
-        at.seconds_since(last) / 3_600.0
-    }
-}
-
-pub(super) fn is_paid_for(phase: WorkerPhase) -> bool {
-    !matches!(phase, WorkerPhase::Stopped | WorkerPhase::Gone)
 }

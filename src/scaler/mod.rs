@@ -2,28 +2,35 @@
 
 mod act;
 mod adopt;
+mod books;
 mod calls;
+mod guard;
 mod handover;
 mod memory;
+mod money;
 mod observe;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::domain::{EndpointName, MarketKind, Timestamp};
+use crate::domain::{EndpointName, MarketKind, ScalingPlan, SpendingSettings, Timestamp};
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::policy::plan_scaling;
 use crate::policy::scaling::DecisionRecord;
 use crate::telemetry::{DecisionLog, Metrics, now};
+use books::Books;
 use calls::Calls;
+use guard::Guard;
 use memory::EndpointMemory;
+use money::Errands;
 
 /// Events may ask for ticks at most this often.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
@@ -64,6 +71,9 @@ pub struct Scaler {
     decisions: Arc<DecisionLog>,
     interval: Duration,
     calls: Arc<Calls>,
+    books: Arc<Books>,
+    guard: Arc<Guard>,
+    errands: Mutex<Errands>,
     memory: Mutex<BTreeMap<EndpointName, EndpointMemory>>,
     measured_at: Mutex<Timestamp>,
     recovered: watch::Sender<bool>,
@@ -76,9 +86,20 @@ impl Scaler {
         ledger: Arc<Ledger>,
         metrics: Arc<Metrics>,
         decisions: Arc<DecisionLog>,
+        spending: Arc<ArcSwap<SpendingSettings>>,
         interval: Duration,
     ) -> Self {
+        let books = Arc::new(Books::new(Arc::clone(&ledger), Arc::clone(&metrics)));
+        let guard = Arc::new(Guard::new(
+            Arc::clone(&fleet),
+            Arc::clone(&books),
+            spending,
+            ledger.stop_mark(),
+        ));
         Self {
+            books,
+            guard,
+            errands: Mutex::default(),
             fleet,
             markets,
             ledger,
@@ -127,6 +148,7 @@ impl Scaler {
                 self.observe_market(kind, market).await;
             }
         }
+        self.mind_money(now());
         let measure = self.time_to_measure(now());
         for endpoint in self.fleet.endpoints().values() {
             if measure {
@@ -138,6 +160,7 @@ impl Scaler {
             }
             endpoint.dispatch();
         }
+        self.account_for(now());
         self.fleet.forget_removed();
     }
 
@@ -163,14 +186,18 @@ impl Scaler {
     }
 
     async fn plan_endpoint(&self, endpoint: &Arc<EndpointFleet>) {
+        if self.is_spending_stopped() {
+            endpoint.set_last_plan(ScalingPlan::default());
+            return;
+        }
         let groups = self.group_supply(endpoint).await;
         let at = now();
         let settings = endpoint.settings().scaling.clone();
         let (record, actions) = {
             let mut memories = self.memory.lock();
             let memory = memories.entry(endpoint.name.clone()).or_default();
-            self.count_spending(endpoint, memory, at);
-            let inputs = memory.inputs(endpoint, groups, at);
+            let mut inputs = memory.inputs(endpoint, groups, at);
+            self.hide_forced(&mut inputs);
             let (plan, after) = plan_scaling(&inputs, &memory.scaling, &settings, at);
             let before = std::mem::replace(&mut memory.scaling, after.clone());
             let record = DecisionRecord {
@@ -189,23 +216,6 @@ impl Scaler {
         endpoint.set_last_plan(actions.clone());
         for planned in actions.actions {
             self.carry_out(endpoint, planned, at);
-        }
-    }
-
-    /// An estimate for the metric; what a market charges is its bill.
-    fn count_spending(&self, endpoint: &EndpointFleet, memory: &mut EndpointMemory, at: Timestamp) {
-        let hours = memory.hours_since_last(at);
-        let usd: f64 = endpoint
-            .workers()
-            .iter()
-            .filter(|worker| memory::is_paid_for(worker.phase().0))
-            .map(|worker| worker.price().0 * hours)
-            .sum();
-        if usd > 0.0 {
-            self.metrics
-                .spend_usd
-                .with_label_values(&[endpoint.name.as_str()])
-                .inc_by(usd);
         }
     }
 }

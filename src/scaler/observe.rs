@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Scaler;
+use super::act::{count, midway};
 use crate::domain::{
     Instance, MarketKind, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
 };
@@ -24,10 +25,9 @@ impl Scaler {
         let listing = tokio::time::timeout(LISTING_TIMEOUT, market.instances())
             .await
             .unwrap_or_else(|_| Err(MarketError::Unavailable("listing timed out".into())));
-        let outcome = if listing.is_ok() { "ok" } else { "failed" };
-        self.count_call(kind, "list", outcome);
+        count(&self.metrics, kind, "list", listing.is_ok());
         match listing {
-            Ok(instances) => self.apply_listing(kind, market, instances, listed_at),
+            Ok(instances) => self.apply_listing(kind, market, instances, listed_at, now()),
             Err(error) => tracing::warn!(market = ?kind, %error, "market could not be listed"),
         }
     }
@@ -38,14 +38,26 @@ impl Scaler {
         market: &Arc<dyn Market>,
         instances: Vec<Instance>,
         listed_at: Timestamp,
+        answered_at: Timestamp,
     ) {
+        // What a listing shows was so somewhere between its beginning and its answer.
+        let shown_at = midway(listed_at, answered_at);
         let mut seen: HashSet<WorkerId> = HashSet::with_capacity(instances.len());
+        let mut strays = UsdPerHour::ZERO;
         for instance in instances {
             seen.insert(instance.label.worker.clone());
             match self.find_worker(&instance) {
-                Some((endpoint, worker)) => self.see(&endpoint, &worker, &instance, listed_at),
-                None => self.adopt_or_destroy(kind, market, instance, listed_at),
+                Some((endpoint, worker)) => {
+                    self.see(&endpoint, &worker, &instance, listed_at, shown_at);
+                }
+                None => {
+                    strays += instance.usd_per_hour;
+                    self.adopt_or_destroy(kind, market, instance, listed_at);
+                }
             }
+        }
+        if kind != MarketKind::Fixed {
+            self.guard.set_strays(kind, strays);
         }
         for endpoint in self.fleet.endpoints().values() {
             if endpoint.settings().market != kind {
@@ -53,10 +65,11 @@ impl Scaler {
             }
             for worker in endpoint.workers().iter() {
                 let id = worker.id();
-                if !seen.contains(id)
-                    && self.calls.is_news(id, listed_at)
-                    && self.calls.missed(id, listed_at)
-                {
+                if seen.contains(id) || !self.calls.is_news(id, listed_at) {
+                    continue;
+                }
+                self.books.missed(id, shown_at);
+                if self.calls.missed(id, listed_at) {
                     self.advance(endpoint, worker, WorkerEvent::InstanceMissing);
                 }
             }
@@ -75,6 +88,7 @@ impl Scaler {
         worker: &Arc<Worker>,
         instance: &Instance,
         listed_at: Timestamp,
+        shown_at: Timestamp,
     ) {
         if !self.calls.is_news(worker.id(), listed_at) {
             return;
@@ -87,7 +101,9 @@ impl Scaler {
             worker.set_phase(WorkerPhase::Starting, now());
         }
         worker.set_instance(instance.id.clone());
-        worker.set_price(self.price_of(endpoint, worker, instance));
+        let price = self.price_of(endpoint, worker, instance);
+        worker.set_price(price);
+        self.books.seen(worker.id(), instance, price, shown_at);
         let settings = endpoint.settings();
         worker.set_address(instance.address, settings.group(&worker.spec.group));
         self.advance(endpoint, worker, WorkerEvent::InstanceSeen(instance.state));
@@ -239,11 +255,12 @@ impl Scaler {
             .iter()
             .map(|offer| offer.usd_per_hour)
             .min_by(|a, b| a.0.total_cmp(&b.0));
+        let rentable = cheapest.is_some_and(|price| !self.guard.refuses(endpoint, price, now()));
         GroupSupply {
             group: group.name.clone(),
             speed: group.speed_prior.tokens_per_second,
             usd_per_hour: cheapest.unwrap_or(group.usd_per_hour),
-            rentable: cheapest.is_some(),
+            rentable,
             failures_total: endpoint.failures_of(&group.name),
         }
     }

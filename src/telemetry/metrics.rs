@@ -56,6 +56,14 @@ pub struct FleetGauges {
     pub worker_tokens_per_second: GaugeVec,
     pub predicted_load_tokens_per_second: GaugeVec,
     pub wanted_tokens_per_second: GaugeVec,
+    pub committed_usd_per_hour: GaugeVec,
+    pub usd_per_million_tokens: GaugeVec,
+    pub credit_usd: GaugeVec,
+    pub renting_paused: GaugeVec,
+    pub spending_limit: GaugeVec,
+    pub spending_used: GaugeVec,
+    pub spending_limit_reached: GaugeVec,
+    pub spending_stopped: GaugeVec,
 }
 
 const SECONDS: &[f64] = &[
@@ -359,6 +367,54 @@ impl FleetGauges {
                 "Running capacity the scaler wants.",
                 &[ep],
             )?,
+            committed_usd_per_hour: gauge(
+                r,
+                "tidegate_committed_usd_per_hour",
+                "Price of all workers in any state, those being rented or ended included; what spending limits count.",
+                &[ep],
+            )?,
+            usd_per_million_tokens: gauge(
+                r,
+                "tidegate_usd_per_million_tokens",
+                "Spent in the last hour for a million output-equivalent tokens.",
+                &[ep],
+            )?,
+            credit_usd: gauge(
+                r,
+                "tidegate_credit_usd",
+                "What is left in a market's account.",
+                &["market"],
+            )?,
+            renting_paused: gauge(
+                r,
+                "tidegate_renting_paused",
+                "1 while nothing is rented at a market, because its listings and the ledger do not agree.",
+                &["market"],
+            )?,
+            spending_limit: gauge(
+                r,
+                "tidegate_spending_limit_usd",
+                "Each spending limit, in dollars or for `hour` dollars an hour; of `credit` the least that must be left.",
+                &["scope", "limit"],
+            )?,
+            spending_used: gauge(
+                r,
+                "tidegate_spending_used_usd",
+                "What is spent of a limit and set aside for what is committed; of `credit` what is left.",
+                &["scope", "limit"],
+            )?,
+            spending_limit_reached: gauge(
+                r,
+                "tidegate_spending_limit_reached",
+                "1 while a limit lets nothing more be rented.",
+                &["scope", "limit"],
+            )?,
+            spending_stopped: gauge(
+                r,
+                "tidegate_spending_stopped",
+                "1 while the operator's mark stops all spending.",
+                &[],
+            )?,
         })
     }
 
@@ -376,6 +432,14 @@ impl FleetGauges {
             &self.worker_tokens_per_second,
             &self.predicted_load_tokens_per_second,
             &self.wanted_tokens_per_second,
+            &self.committed_usd_per_hour,
+            &self.usd_per_million_tokens,
+            &self.credit_usd,
+            &self.renting_paused,
+            &self.spending_limit,
+            &self.spending_used,
+            &self.spending_limit_reached,
+            &self.spending_stopped,
         ] {
             gauge.reset();
         }
@@ -386,9 +450,9 @@ fn spend(r: &Registry) -> Result<CounterVec, prometheus::Error> {
     let counter = CounterVec::new(
         Opts::new(
             "tidegate_spend_usd_total",
-            "Price times time of workers that are not stopped; an estimate, not a bill.",
+            "What rented machines came to since the start, corrected by bills as far as a counter can be, by what it was good for: serving, idle, cold_start, storage.",
         ),
-        &["endpoint"],
+        &["endpoint", "use"],
     )?;
     r.register(Box::new(counter.clone()))?;
     Ok(counter)
