@@ -33,6 +33,8 @@ pub struct Engine {
     program: Program,
     pub relay: Relay,
     log: PathBuf,
+    /// SIGSTOP was sent: the process table may not show it yet.
+    frozen: bool,
 }
 
 impl Engine {
@@ -44,6 +46,7 @@ impl Engine {
             program: serve(port, &log)?,
             relay: Relay::start(port).await?,
             log,
+            frozen: false,
         };
         engine.wait_ready(client).await?;
         Ok(engine)
@@ -58,12 +61,13 @@ impl Engine {
         self.program.kill().map(drop)
     }
 
-    pub fn freeze(&self) -> Result<()> {
+    pub fn freeze(&mut self) -> Result<()> {
+        self.frozen = true;
         self.program.signal(Signal::STOP)
     }
 
     pub fn is_frozen(&self) -> bool {
-        self.program.is_frozen()
+        self.frozen
     }
 
     fn thaw(&self) -> Result<()> {
@@ -74,9 +78,10 @@ impl Engine {
     pub async fn restore(&mut self, client: &Client) -> Result<()> {
         if self.program.exit_status().is_some() {
             self.program = serve(self.port, &self.log)?;
-        } else if self.program.is_frozen() {
+        } else if self.frozen {
             self.thaw()?;
         }
+        self.frozen = false;
         self.wait_ready(client).await
     }
 
