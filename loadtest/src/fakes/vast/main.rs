@@ -20,8 +20,8 @@ async fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let fake = args.start().await?;
     println!("seed {}", args.seed());
+    let fake = args.start().await?;
     println!("listening on {}", fake.address());
     tokio::select! {
         _ = terminate.recv() => {}

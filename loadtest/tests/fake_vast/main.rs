@@ -1,0 +1,10 @@
+//! The fake Vast over real sockets, with real containers: what tests of renting rely on.
+
+mod clients;
+mod faults;
+mod life;
+mod listing;
+mod money;
+mod program;
+mod search;
+mod support;
