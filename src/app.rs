@@ -4,7 +4,6 @@ mod background;
 mod certificate;
 mod changes;
 mod handover;
-mod keep_open;
 mod listen;
 mod reload;
 mod signals;
@@ -31,7 +30,7 @@ use crate::fleet::{Fleet, Learned};
 use crate::ledger::{Ledger, LedgerError};
 use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
 use crate::probe::Prober;
-use crate::proxy::{ConnectionServer, Gateway, KeyRing, ProxySettings, TlsAcceptor};
+use crate::proxy::{ConnectionServer, Front, Gateway, KeyRing, ProxySettings, TlsAcceptor};
 use crate::scaler::{Markets, Scaler};
 use crate::telemetry::{AccessLog, DecisionLog, Metrics, now};
 
@@ -217,7 +216,7 @@ fn server(settings: &ServerConfig, paths: Option<&Paths>, takes_over: bool) -> S
 fn serve(
     mut server: Server,
     settings: &ServerConfig,
-    clients: Service<ConnectionServer<listen::App>>,
+    clients: Service<ConnectionServer<Front>>,
     admin: Admin,
     control: background::Control,
 ) {

@@ -8,15 +8,14 @@ use arc_swap::ArcSwap;
 use pingora::apps::HttpServerOptions;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
-use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::keep_open::KeepOpen;
 use crate::config::ServerConfig;
 use crate::domain::ConnectionLimits;
-use crate::proxy::{ConnectionServer, Gateway, ProxySettings};
+use crate::proxy::{ConnectionServer, Front, Gateway, ProxySettings};
 use crate::telemetry::Metrics;
 
 /// Events are smaller: more would only be held for idle streams. Headers and bodies are read into buffers of their own.
@@ -63,8 +62,6 @@ pub(super) fn raise_descriptor_limit(limits: &ConnectionLimits) {
     }
 }
 
-pub(super) type App = KeepOpen<HttpProxy<Gateway>>;
-
 /// The service that clients call, on all its listeners.
 pub(super) fn clients(
     conf: &Arc<ServerConf>,
@@ -72,13 +69,15 @@ pub(super) fn clients(
     gateway: Gateway,
     proxy_settings: Arc<ArcSwap<ProxySettings>>,
     metrics: Arc<Metrics>,
-) -> Service<ConnectionServer<App>> {
+) -> Service<ConnectionServer<Front>> {
     let limits = &settings.connections;
     let tls_listen = settings.tls.as_ref().map(|tls| tls.listen);
-    let mut proxy = http_proxy(conf, gateway);
-    proxy.server_options = Some(server_options(limits));
-    proxy.h2_options = Some(http2_options(limits));
-    let app = KeepOpen::new(proxy);
+    let app = Front::new(gateway, |passing| {
+        let mut proxy = http_proxy(conf, passing);
+        proxy.server_options = Some(server_options(limits));
+        proxy.h2_options = Some(http2_options(limits));
+        proxy
+    });
     let app = ConnectionServer::new(app, proxy_settings, metrics, tls_listen);
     let mut service = Service::new("gateway".to_owned(), app);
     for (address, _) in client_addresses(settings) {

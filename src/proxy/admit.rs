@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 
 use super::client::{ClientLeft, while_connected};
 use super::record::Record;
@@ -63,7 +63,7 @@ impl Waiting for Reply<'_> {
 }
 
 /// A client of which nothing is known but that it is there.
-impl Waiting for Session {
+impl Waiting for ServerSession {
     async fn stay<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ClientLeft> {
         while_connected(self, work).await
     }

@@ -1,10 +1,10 @@
 //! A request at the door: is its caller known, may it call this, and has it anything left of its limits.
 
 use http::{HeaderName, HeaderValue};
-use pingora::proxy::Session;
 
 use super::Gateway;
 use super::authorize::{Caller, KeyRing, NotAllowed};
+use super::client::Client;
 use super::reply_headers::ReplyHeaders;
 use super::respond::Refusal;
 use super::stop::{Outcome, Stop};
@@ -28,11 +28,11 @@ impl Gateway {
     /// Before the body is read: known, and within its requests and concurrency.
     pub(super) fn let_in(
         &self,
-        session: &mut Session,
+        client: &mut Client<'_>,
         api: Option<Api>,
         keys: &KeyRing,
     ) -> Result<Admitted, Stop> {
-        let caller = Caller::of(session, keys);
+        let caller = Caller::of(client.http, keys);
         if caller.is_shut_out(self.fleet.endpoints().keys(), keys) {
             self.count_refused(&caller, UNKNOWN_KEY);
             return Err(refused(unauthorized(api)));
@@ -48,7 +48,7 @@ impl Gateway {
             .with_label_values(&[caller.label()])
             .inc();
         let entered = held.account.enter(now());
-        tell(session, &held.account.quotas(now()));
+        tell(client.headers, &held.account.quotas(now()));
         let allowance = entered.map_err(|over| self.over_limit(&caller, api, over))?;
         Ok(Admitted {
             caller,
@@ -80,7 +80,7 @@ impl Gateway {
     /// Once it is known what the request will take.
     pub(super) fn charge(
         &self,
-        session: &mut Session,
+        client: &mut Client<'_>,
         api: Option<Api>,
         admitted: &mut Admitted,
         predicted: &PredictedCost,
@@ -90,7 +90,7 @@ impl Gateway {
         };
         let tokens = predicted.prompt_tokens + predicted.output_tokens;
         let charged = allowance.charge(tokens, now());
-        tell(session, &allowance.quotas(now()));
+        tell(client.headers, &allowance.quotas(now()));
         charged.map_err(|over| self.over_limit(&admitted.caller, api, over))
     }
 
@@ -137,10 +137,7 @@ fn unauthorized(api: Option<Api>) -> Refusal {
 }
 
 /// The usual headers, on whatever answer follows.
-fn tell(session: &mut Session, quotas: &Quotas) {
-    let Some(headers) = ReplyHeaders::of(session) else {
-        return;
-    };
+fn tell(headers: &mut ReplyHeaders, quotas: &Quotas) {
     let mut tell = |quota: Option<Quota>, names: [&'static str; 3]| {
         if let Some(quota) = quota {
             let [limit, remaining, reset] = names.map(HeaderName::from_static);

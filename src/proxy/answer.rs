@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pingora::proxy::Session;
-
 use super::Gateway;
 use super::admit::worker_for;
 use super::attempt::{Begun, Failed, First};
+use super::client::Client;
 use super::forward::Upstream;
 use super::meter::AnswerMeter;
 use super::record::Record;
@@ -57,11 +56,7 @@ struct Broken {
 type Next = Result<(), Stop>;
 
 impl Gateway {
-    pub(super) async fn answer(
-        &self,
-        session: &mut Session,
-        request: &Request,
-    ) -> Result<(), Stop> {
+    pub(super) async fn answer(&self, client: Client<'_>, request: &Request) -> Result<(), Stop> {
         let settings = request.endpoint.settings();
         request.endpoint.second_tries.request_sent(&settings);
         let _presence = request.endpoint.present(&request.shape.client);
@@ -87,7 +82,7 @@ impl Gateway {
             broken: None,
             last: None,
         };
-        let mut reply = Reply::new(session, request.api);
+        let mut reply = Reply::new(client, request.api);
         reply.words_every = request.words_every();
         let result = answering.run(&mut reply).await;
         match result {

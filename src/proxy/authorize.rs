@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -74,13 +74,13 @@ pub(super) enum NotAllowed {
 
 impl Caller {
     /// A key that is not known is no key: clients of an open endpoint send made-up ones.
-    pub(super) fn of(session: &Session, keys: &KeyRing) -> Self {
-        let key = bearer(session.get_header_bytes("authorization"))
+    pub(super) fn of(http: &ServerSession, keys: &KeyRing) -> Self {
+        let key = bearer(http.get_header_bytes("authorization"))
             .and_then(|secret| keys.find(secret))
             .map(Arc::clone);
         let client = match &key {
             Some(held) => held.key.name.clone(),
-            None => ClientKey::new(address(session)),
+            None => ClientKey::new(address(http)),
         };
         Self { client, key }
     }
@@ -122,9 +122,8 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
         .map(|(_, secret)| secret.trim_ascii())
 }
 
-fn address(session: &Session) -> String {
-    session
-        .client_addr()
+fn address(http: &ServerSession) -> String {
+    http.client_addr()
         .and_then(|address| address.as_inet())
         .map_or_else(|| "local".to_owned(), |address| address.ip().to_string())
 }

@@ -1,25 +1,54 @@
-//! The client's side of the connection: noticing that it left.
+//! The client's side of one request: what it is told, and noticing that it left.
 
 use std::future::Future;
 
-use pingora::proxy::Session;
+use bytes::Bytes;
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+
+use super::reply_headers::ReplyHeaders;
 
 /// The client closed its connection, or sent what HTTP does not allow there.
 #[derive(Debug)]
 pub(super) struct ClientLeft;
 
+/// A client's session, with the headers that go on whatever answer it gets.
+pub(super) struct Client<'a> {
+    pub(super) http: &'a mut ServerSession,
+    pub(super) headers: &'a mut ReplyHeaders,
+}
+
+impl Client<'_> {
+    pub(super) fn reborrow(&mut self) -> Client<'_> {
+        Client {
+            http: self.http,
+            headers: self.headers,
+        }
+    }
+
+    pub(super) async fn write_head(&mut self, mut head: Box<ResponseHeader>) -> Result<()> {
+        self.headers.put_on(&mut head)?;
+        self.http.write_response_header(head).await
+    }
+
+    pub(super) async fn write_body(&mut self, part: Bytes, end: bool) -> Result<()> {
+        self.http.write_response_body(part, end).await
+    }
+}
+
 /// Runs `work` until it is done or the client leaves. While a body is not read to its end, nothing tells that.
 pub(super) async fn while_connected<T>(
-    session: &mut Session,
+    http: &mut ServerSession,
     work: impl Future<Output = T>,
 ) -> Result<T, ClientLeft> {
-    if !session.downstream_session.is_body_done() {
+    if !http.is_body_done() {
         return Ok(work.await);
     }
     tokio::pin!(work);
     tokio::select! {
         biased;
         done = &mut work => Ok(done),
-        _ = session.downstream_session.read_body_or_idle(true) => Err(ClientLeft),
+        _ = http.read_body_or_idle(true) => Err(ClientLeft),
     }
 }

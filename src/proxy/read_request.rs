@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header;
-use pingora::proxy::Session;
+use http::header::{CONTENT_LENGTH, EXPECT};
+use pingora::protocols::http::ServerSession;
 
 use super::ProxySettings;
 
@@ -24,42 +24,37 @@ pub(super) enum BodyError {
 }
 
 pub(super) async fn read_body(
-    session: &mut Session,
+    http: &mut ServerSession,
     settings: &ProxySettings,
 ) -> Result<Bytes, BodyError> {
     let bytes_max = settings.max_body_bytes;
-    let announced = announced_length(session);
+    let announced = announced_length(http);
     if announced.is_some_and(|length| length > bytes_max as u64) {
         return Err(BodyError::TooLarge { bytes_max });
     }
-    tokio::time::timeout(
-        settings.body_timeout,
-        read_all(session, bytes_max, announced),
-    )
-    .await
-    .unwrap_or(Err(BodyError::TooSlow {
-        limit: settings.body_timeout,
-    }))
+    tokio::time::timeout(settings.body_timeout, read_all(http, bytes_max, announced))
+        .await
+        .unwrap_or(Err(BodyError::TooSlow {
+            limit: settings.body_timeout,
+        }))
 }
 
 async fn read_all(
-    session: &mut Session,
+    http: &mut ServerSession,
     bytes_max: usize,
     announced: Option<u64>,
 ) -> Result<Bytes, BodyError> {
-    if session.get_header(header::EXPECT).is_some() {
-        session
-            .downstream_session
-            .write_continue_response()
+    if http.get_header(EXPECT).is_some() {
+        http.write_continue_response()
             .await
             .map_err(|_| BodyError::Broken)?;
     }
-    let Some(first) = next(session).await? else {
+    let Some(first) = next(http).await? else {
         return Ok(Bytes::new());
     };
     if announced == Some(first.len() as u64) {
         // Pingora wants to see the end of the body before the connection can be used again.
-        return match next(session).await? {
+        return match next(http).await? {
             None => Ok(first),
             Some(_) => Err(BodyError::TooLarge { bytes_max }),
         };
@@ -67,7 +62,7 @@ async fn read_all(
     let expected = announced.unwrap_or(0).min(TRUSTED_LENGTH as u64) as usize;
     let mut body = BytesMut::with_capacity(expected.max(first.len()));
     body.extend_from_slice(&first);
-    while let Some(chunk) = next(session).await? {
+    while let Some(chunk) = next(http).await? {
         if body.len() + chunk.len() > bytes_max {
             return Err(BodyError::TooLarge { bytes_max });
         }
@@ -76,19 +71,12 @@ async fn read_all(
     Ok(body.freeze())
 }
 
-pub(super) async fn next(session: &mut Session) -> Result<Option<Bytes>, BodyError> {
-    session
-        .downstream_session
-        .read_request_body()
+pub(super) async fn next(http: &mut ServerSession) -> Result<Option<Bytes>, BodyError> {
+    http.read_request_body()
         .await
         .map_err(|_| BodyError::Broken)
 }
 
-pub(super) fn announced_length(session: &Session) -> Option<u64> {
-    session
-        .get_header(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
+pub(super) fn announced_length(http: &ServerSession) -> Option<u64> {
+    http.get_header(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

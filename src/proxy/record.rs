@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue};
 use parking_lot::{Mutex, MutexGuard};
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 
 use super::authorize::Caller;
+use super::client::Client;
 use super::gaps::Gaps;
-use super::reply_headers::ReplyHeaders;
 use super::stop::Stop;
 use super::trace::{REQUEST_ID, Trace};
 use crate::domain::{EndpointName, PathPattern, PredictedCost, RequestShape, WorkerId};
@@ -70,13 +70,14 @@ impl Record {
     }
 
     /// Notes who asks for what. The answer, whichever it is, will carry the request's id.
-    pub(super) fn head(&self, session: &mut Session) {
-        let trace = Trace::of(&session.req_header().headers);
-        if let Some(headers) = ReplyHeaders::of(session) {
-            headers.set(REQUEST_ID, trace.id.clone());
-        }
-        let head = session.req_header();
-        let address = session.client_addr().and_then(|address| address.as_inet());
+    pub(super) fn head(&self, client: &mut Client<'_>) {
+        let head = client.http.req_header();
+        let trace = Trace::of(&head.headers);
+        client.headers.set(REQUEST_ID, trace.id.clone());
+        let address = client
+            .http
+            .client_addr()
+            .and_then(|address| address.as_inet());
         let line = &mut self.notes().line;
         line.method = head.method.to_string();
         line.path = head.uri.path().chars().take(PATH_CHARS_MAX).collect();
@@ -193,10 +194,10 @@ impl Record {
     }
 
     /// The last byte is written, or nothing more will be.
-    pub(super) fn ended(&self, session: &Session) {
+    pub(super) fn ended(&self, http: &ServerSession) {
         let mut notes = self.notes();
         notes.ended = Some(Instant::now());
-        if let (UNSAID, Some(head)) = (notes.line.outcome, session.response_written()) {
+        if let (UNSAID, Some(head)) = (notes.line.outcome, http.response_written()) {
             // The gateway's own routes.
             notes.line.outcome = if head.status.as_u16() < 400 {
                 "ok"
@@ -204,9 +205,9 @@ impl Record {
                 "client_error"
             };
         }
-        notes.line.status = session.response_written().map(|head| head.status.as_u16());
-        notes.line.request_bytes = session.body_bytes_read();
-        notes.line.response_bytes = session.body_bytes_sent();
+        notes.line.status = http.response_written().map(|head| head.status.as_u16());
+        notes.line.request_bytes = http.body_bytes_read();
+        notes.line.response_bytes = http.body_bytes_sent();
     }
 }
 

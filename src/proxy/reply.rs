@@ -4,15 +4,14 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora::proxy::Session;
 
-use super::client::{ClientLeft, while_connected};
+use super::client::{Client, ClientLeft, while_connected};
 use super::respond;
 use crate::domain::Api;
 use crate::engines::stream_error_event;
 
 pub(super) struct Reply<'a> {
-    pub(super) session: &'a mut Session,
+    client: Client<'a>,
     pub(super) api: Api,
     /// While it is held; `None`: it is told nothing.
     pub(super) words_every: Option<Duration>,
@@ -20,9 +19,9 @@ pub(super) struct Reply<'a> {
 }
 
 impl<'a> Reply<'a> {
-    pub(super) fn new(session: &'a mut Session, api: Api) -> Self {
+    pub(super) fn new(client: Client<'a>, api: Api) -> Self {
         Self {
-            session,
+            client,
             api,
             words_every: None,
             begun: false,
@@ -39,16 +38,16 @@ impl<'a> Reply<'a> {
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, ClientLeft> {
-        while_connected(self.session, work).await
+        while_connected(self.client.http, work).await
     }
 
     /// Sends the header of an event stream, once.
     pub(super) async fn begin(&mut self) -> Result<(), ClientLeft> {
         if !self.begun {
             self.begun = true;
-            let header = respond::stream_header(self.session).map_err(|_| ClientLeft)?;
-            self.session
-                .write_response_header(Box::new(header), false)
+            let header = respond::stream_header(self.client.http).map_err(|_| ClientLeft)?;
+            self.client
+                .write_head(Box::new(header))
                 .await
                 .map_err(|_| ClientLeft)?;
         }
@@ -65,8 +64,8 @@ impl<'a> Reply<'a> {
     /// Something that is no part of the answer, such as a comment.
     pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), ClientLeft> {
         self.begin().await?;
-        self.session
-            .write_response_body(Some(bytes), false)
+        self.client
+            .write_body(bytes, false)
             .await
             .map_err(|_| ClientLeft)
     }
@@ -74,8 +73,8 @@ impl<'a> Reply<'a> {
     /// The proper end of the stream.
     pub(super) async fn end(&mut self, tail: Option<Bytes>) -> Result<(), ClientLeft> {
         self.begin().await?;
-        self.session
-            .write_response_body(tail, true)
+        self.client
+            .write_body(tail.unwrap_or_default(), true)
             .await
             .map_err(|_| ClientLeft)
     }
@@ -92,7 +91,7 @@ impl<'a> Reply<'a> {
 
     /// An unstreamed answer.
     pub(super) async fn whole(&mut self, body: Bytes) -> Result<(), ClientLeft> {
-        respond::json(self.session, 200, body)
+        respond::json(&mut self.client, 200, body)
             .await
             .map_err(|_| ClientLeft)
     }

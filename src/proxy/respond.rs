@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use pingora::Result;
 use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 
+use super::client::Client;
 use crate::domain::Api;
 use crate::engines::{ErrorKind, error_body, status_for};
 
@@ -41,7 +42,7 @@ impl Refusal {
     }
 }
 
-pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<()> {
+pub(super) async fn refuse(client: &mut Client<'_>, refusal: &Refusal) -> Result<()> {
     let status = status_for(refusal.api, refusal.kind);
     let body = error_body(refusal.api, refusal.kind, &refusal.message, refusal.param);
     let mut header = json_header(status, body.len())?;
@@ -54,7 +55,7 @@ pub(super) async fn refuse(session: &mut Session, refusal: &Refusal) -> Result<(
     if status == 401 {
         header.insert_header(header::WWW_AUTHENTICATE, "Bearer")?;
     }
-    send(session, header, body).await
+    send(client, header, body).await
 }
 
 /// Rounded up: whoever comes back then is not too early.
@@ -62,16 +63,14 @@ fn whole_seconds(after: Duration) -> u64 {
     after.as_millis().div_ceil(1_000).max(1) as u64
 }
 
-pub(super) async fn json(session: &mut Session, status: u16, body: Bytes) -> Result<()> {
+pub(super) async fn json(client: &mut Client<'_>, status: u16, body: Bytes) -> Result<()> {
     let header = json_header(status, body.len())?;
-    send(session, header, body).await
+    send(client, header, body).await
 }
 
-async fn send(session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
-    session
-        .write_response_header(Box::new(header), false)
-        .await?;
-    session.write_response_body(Some(body), true).await
+async fn send(client: &mut Client<'_>, header: ResponseHeader, body: Bytes) -> Result<()> {
+    client.write_head(Box::new(header)).await?;
+    client.write_body(body, true).await
 }
 
 fn json_header(status: u16, length: usize) -> Result<ResponseHeader> {
@@ -84,12 +83,12 @@ fn json_header(status: u16, length: usize) -> Result<ResponseHeader> {
 
 /// The header of an event stream; chunked on HTTP/1.1, where Pingora leaves that to us. An HTTP/1.0
 /// client reads until the connection closes.
-pub(super) fn stream_header(session: &mut Session) -> Result<ResponseHeader> {
+pub(super) fn stream_header(http: &mut ServerSession) -> Result<ResponseHeader> {
     let mut header = ResponseHeader::build(StatusCode::OK, Some(4))?;
     header.insert_header(header::CONTENT_TYPE, "text/event-stream")?;
     header.insert_header(header::CACHE_CONTROL, "no-cache")?;
-    if session.req_header().version < Version::HTTP_11 {
-        session.set_keepalive(None);
+    if http.req_header().version < Version::HTTP_11 {
+        http.set_keepalive(None);
     } else {
         header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }

@@ -3,123 +3,101 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use pingora::proxy::Session;
+use http::Method;
+use pingora::apps::{HttpPersistentSettings, ReusedHttpStream};
+use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorSource, ErrorType};
 
+use super::Gateway;
+use super::client::Client;
 use super::pass::{self, Passing};
 use super::record::Record;
-use super::respond::{self, Refusal};
+use super::reply_headers::ReplyHeaders;
+use super::respond;
 use super::route::{Route, classify};
 use super::screen::{Screened, screen};
 use super::stop::{Outcome, Stop};
 use super::understand::Request;
-use super::{Gateway, models};
 use crate::domain::{Api, EndpointName, PredictedCost};
-use crate::engines::ErrorKind;
 
 /// How long the rest of a refused request's body is read, so that the client sees the answer.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Gateway {
-    /// Answers, or finds what passes through Pingora's own phases.
+    pub(super) fn route<'a>(&self, method: &Method, path: &'a str) -> Route<'a> {
+        classify(method, path, |name| self.fleet.endpoint(name).is_some())
+    }
+
+    /// Answers a request whose header was read; gives the connection back if it can take another.
     pub(super) async fn serve(
         &self,
-        session: &mut Session,
-        record: &Record,
-    ) -> pingora::Result<Option<Box<Passing>>> {
+        mut http: ServerSession,
+        route: Route<'_>,
+    ) -> Option<ReusedHttpStream> {
+        let record = Record::new(&self.access_log);
+        let mut headers = ReplyHeaders::default();
+        let mut client = Client {
+            http: &mut http,
+            headers: &mut headers,
+        };
+        let answered = self.respond(&mut client, &record, route).await;
+        record.ended(&http);
+        // Otherwise nobody is left to answer, and what comes on the connection may be anything.
+        answered.ok()?;
+        let settings = HttpPersistentSettings::for_session(&http);
+        let reusable = Box::pin(http.finish()).await.ok().flatten()?;
+        Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
+    }
+
+    /// What is done first for every request. An answer is written where it may go no further.
+    async fn enter(&self, client: &mut Client<'_>, record: &Record) -> pingora::Result<bool> {
         let settings = self.settings.load_full();
-        let client = &mut session.downstream_session;
-        client.set_write_timeout(Some(settings.connections.write_timeout));
-        client.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
-        record.head(session);
-        if let Err(screened) = screen(session.req_header(), &settings.connections) {
+        let limits = &settings.connections;
+        client.http.set_write_timeout(Some(limits.write_timeout));
+        client.http.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        record.head(client);
+        if let Err(screened) = screen(client.http.req_header(), limits) {
             record.outcome(Outcome::ClientError.as_str(), None);
-            self.turn_away(session, screened).await?;
-            return Ok(None);
+            self.turn_away(client, screened).await?;
+            return Ok(false);
         }
         if self.fleet.is_leaving() {
-            session.set_keepalive(None);
+            client.http.set_keepalive(None);
         }
-        let head = session.req_header();
-        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
-        let known = |name: &str| self.fleet.endpoint(name).is_some();
-        let answered = match classify(&method, &path, known) {
-            Route::Other { endpoint, path } => {
-                return Box::pin(self.pass(session, record, endpoint, path)).await;
-            }
-            Route::Generation { api, endpoint } => {
-                self.generation(session, record, api, endpoint).await
-            }
-            Route::Models { endpoint } => Box::pin(self.models(session, endpoint)).await,
-            Route::Health if self.fleet.is_leaving() => {
-                respond::json(
-                    session,
-                    503,
-                    Bytes::from_static(b"{\"status\":\"leaving\"}"),
-                )
-                .await
-            }
-            Route::Health => {
-                respond::json(session, 200, Bytes::from_static(b"{\"status\":\"ok\"}")).await
-            }
-            Route::WrongMethod { api, allow } => {
-                let mut refusal = Refusal::new(
-                    api,
-                    ErrorKind::MethodNotAllowed,
-                    format!("{path} takes {allow}"),
-                );
-                refusal.allow = Some(allow.into());
-                respond::refuse(session, &refusal).await
-            }
+        Ok(true)
+    }
+
+    async fn respond(
+        &self,
+        client: &mut Client<'_>,
+        record: &Record,
+        route: Route<'_>,
+    ) -> pingora::Result<()> {
+        // On the heap, like all that is over before a stream flows: thousands of streams keep only what they need.
+        if !Box::pin(self.enter(client, record)).await? {
+            return Ok(());
+        }
+        let (api, endpoint) = match route {
+            Route::Generation { api, endpoint } => (api, endpoint),
+            own => return Box::pin(self.own_route(client, own)).await,
         };
-        answered.map(|()| None)
+        self.generation(client, record, api, endpoint).await
     }
 
     /// What comes after such a header on its connection may be anything.
-    async fn turn_away(&self, session: &mut Session, screened: Screened) -> pingora::Result<()> {
+    async fn turn_away(&self, client: &mut Client<'_>, screened: Screened) -> pingora::Result<()> {
         let labels = [screened.rule];
         self.metrics
             .clients_refused
             .with_label_values(&labels)
             .inc();
-        session.set_keepalive(None);
-        respond::refuse(session, &screened.refusal()).await
-    }
-
-    async fn models(&self, session: &mut Session, endpoint: Option<&str>) -> pingora::Result<()> {
-        let settings = self.settings.load();
-        let admitted = match self.let_in(session, None, &settings.keys) {
-            Ok(admitted) => admitted,
-            Err(stop) => return self.refuse(session, &stop).await,
-        };
-        if let Some(name) = endpoint {
-            let Some(endpoint) = self.fleet.endpoint(name) else {
-                let refusal = self.unknown(&admitted.caller, None, "endpoint", name);
-                return respond::refuse(session, &refusal).await;
-            };
-            if let Err(stop) = self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)
-            {
-                return self.refuse(session, &stop).await;
-            }
-        }
-        let opens = |name: &EndpointName| {
-            endpoint.is_none_or(|only| name.as_str() == only)
-                && admitted.caller.may_call(name, &settings.keys).is_ok()
-        };
-        respond::json(session, 200, models::list(&self.fleet, opens)).await
-    }
-
-    async fn refuse(&self, session: &mut Session, stop: &Stop) -> pingora::Result<()> {
-        match stop {
-            Stop::Refused(refusal, _) => respond::refuse(session, refusal).await,
-            _ => Err(client_left()),
-        }
+        client.http.set_keepalive(None);
+        respond::refuse(client, &screened.refusal()).await
     }
 
     async fn generation(
         &self,
-        session: &mut Session,
+        client: &mut Client<'_>,
         record: &Record,
         api: Api,
         endpoint: Option<&str>,
@@ -128,11 +106,11 @@ impl Gateway {
         record.route(api.as_str());
         let _under_way = self.fleet.request_under_way();
         // On the heap, and gone before a stream flows: thousands of streams keep only what they need.
-        let understood = Box::pin(self.understand(session, record, api, endpoint)).await;
+        let understood = Box::pin(self.understand(client, record, api, endpoint)).await;
         let (name, result) = match understood {
             Ok(request) => {
                 let name = request.endpoint.name.clone();
-                let result = self.answer(session, &request).await;
+                let result = self.answer(client.reborrow(), &request).await;
                 forget_what_was_not_made(&request, &result);
                 (Some(name), result)
             }
@@ -142,7 +120,7 @@ impl Gateway {
             Ok(()) => (Outcome::Ok, Ok(())),
             Err(stop) => {
                 record.stopped(&stop);
-                (stop.outcome(), answer(session, stop).await)
+                (stop.outcome(), answer(client, stop).await)
             }
         };
         record.outcome(outcome.as_str(), None);
@@ -150,24 +128,32 @@ impl Gateway {
         end
     }
 
-    /// A route of the endpoint's workers.
-    async fn pass(
+    /// Finds what goes on through Pingora's own phases, or answers.
+    pub(super) async fn pass(
         &self,
-        session: &mut Session,
+        client: &mut Client<'_>,
         record: &Record,
-        endpoint: Option<&str>,
-        path: &str,
     ) -> pingora::Result<Option<Box<Passing>>> {
+        if !self.enter(client, record).await? {
+            return Ok(None);
+        }
         let began = Instant::now();
         record.route(pass::LABEL);
-        match self.pass_begin(session, record, endpoint, path).await {
+        let head = client.http.req_header();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let (endpoint, path) = match self.route(&method, &path) {
+            Route::Other { endpoint, path } => (endpoint, path),
+            // An endpoint came since the request was sent this way.
+            _ => (None, path.as_str()),
+        };
+        match self.pass_begin(client, record, endpoint, path).await {
             Ok(passing) => Ok(Some(passing)),
             Err(stop) => {
                 let outcome = stop.outcome();
                 record.stopped(&stop);
                 record.outcome(outcome.as_str(), None);
                 self.count(None, pass::LABEL, outcome, began);
-                answer(session, stop).await.map(|()| None)
+                answer(client, stop).await.map(|()| None)
             }
         }
     }
@@ -194,10 +180,10 @@ impl Gateway {
 }
 
 /// Tells the client why it gets no answer of a worker, or no more of it.
-pub(super) async fn answer(session: &mut Session, stop: Stop) -> pingora::Result<()> {
+pub(super) async fn answer(client: &mut Client<'_>, stop: Stop) -> pingora::Result<()> {
     match stop {
-        Stop::Refused(refusal, _) => respond::refuse(session, &refusal).await,
-        Stop::Answer { status, body } => respond::json(session, status, body).await,
+        Stop::Refused(refusal, _) => respond::refuse(client, &refusal).await,
+        Stop::Answer { status, body } => respond::json(client, status, body).await,
         Stop::Broken { .. } | Stop::Told(_) => Ok(()),
         Stop::ClientLeft => Err(client_left()),
     }
@@ -218,7 +204,7 @@ fn forget_what_was_not_made(request: &Request, result: &Result<(), Stop>) {
 }
 
 /// Nobody is left to answer; Pingora closes the connection.
-fn client_left() -> Box<Error> {
+pub(super) fn client_left() -> Box<Error> {
     let mut error = Error::explain(ErrorType::ConnectionClosed, "the client left");
     error.esource = ErrorSource::Downstream;
     error

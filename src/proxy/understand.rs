@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use pingora::proxy::Session;
-
 use super::allow::Admitted;
 use super::authorize::Caller;
+use super::client::Client;
 use super::read_request::read_body;
 use super::record::Record;
 use super::respond::Refusal;
@@ -48,18 +47,18 @@ impl Gateway {
     /// Authorize, read, find the endpoint, validate, predict.
     pub(super) async fn understand(
         &self,
-        session: &mut Session,
+        client: &mut Client<'_>,
         record: &Record,
         api: Api,
         endpoint: Option<&str>,
     ) -> Result<Request, Stop> {
         let settings = self.settings.load_full();
-        let mut admitted = self.let_in(session, Some(api), &settings.keys)?;
+        let mut admitted = self.let_in(client, Some(api), &settings.keys)?;
         record.caller(&admitted.caller);
         if let Some(named) = endpoint.and_then(|name| self.fleet.endpoint(name)) {
             self.may_call(&admitted.caller, Some(api), &named.name, &settings.keys)?;
         }
-        let body = read_body(session, &settings)
+        let body = read_body(client.http, &settings)
             .await
             .map_err(|error| body_stop(api, error))?;
         let body_bytes = body.len();
@@ -79,12 +78,12 @@ impl Gateway {
         let limits = endpoint.settings().limits.clone();
         let call = read_call(api, body, &limits).map_err(|error| bad_request(api, &error))?;
         refuse_unservable(api, &endpoint, &call)?;
-        let wishes = Wishes::of(session.req_header(), &call.body)
+        let wishes = Wishes::of(client.http.req_header(), &call.body)
             .map_err(|error| bad_request(api, &error))?;
         let shape = shape_of(api, admitted.caller.client.clone(), &call);
         let predicted = endpoint.predict(&shape);
         record.asked(&shape, &predicted);
-        self.charge(session, Some(api), &mut admitted, &predicted)?;
+        self.charge(client, Some(api), &mut admitted, &predicted)?;
         endpoint.arrived(&predicted, now());
         Ok(Request {
             api,

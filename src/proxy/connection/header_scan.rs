@@ -5,8 +5,8 @@
 pub(super) enum Seen {
     /// More is to come.
     Part,
-    /// The header is complete.
-    Whole,
+    /// The header is complete; so many of the bytes just looked at belong to it.
+    Whole(usize),
     TooLong,
     /// A line feed without a carriage return: to some servers a line's end, to others a part of it.
     BareLineFeed,
@@ -36,7 +36,7 @@ impl HeaderScan {
 
     /// Looks at what follows; after anything but `Part` the scan is over.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Seen {
-        for byte in bytes {
+        for (at, byte) in bytes.iter().enumerate() {
             self.bytes += 1;
             if self.bytes > self.bytes_max {
                 return Seen::TooLong;
@@ -45,7 +45,7 @@ impl HeaderScan {
                 b'\n' if !self.after_return => return Seen::BareLineFeed,
                 b'\n' => {
                     if self.line == 0 && self.begun {
-                        return Seen::Whole;
+                        return Seen::Whole(at + 1);
                     }
                     self.begun |= self.line > 0;
                     self.line = 0;
@@ -71,9 +71,12 @@ mod tests {
 
     #[test]
     fn a_header_ends_with_an_empty_line() {
-        assert_eq!(scan("GET / HTTP/1.1\r\nHost: a\r\n"), Seen::Part);
-        assert_eq!(scan("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Seen::Whole);
-        assert_eq!(scan("\r\n\r\nGET / HTTP/1.1\r\n\r\nbody"), Seen::Whole);
+        let whole = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(scan(&whole[..whole.len() - 2]), Seen::Part);
+        assert_eq!(scan(whole), Seen::Whole(whole.len()));
+        assert_eq!(scan(&format!("{whole}body")), Seen::Whole(whole.len()));
+        let late = "\r\n\r\nGET / HTTP/1.1\r\n\r\n";
+        assert_eq!(scan(&format!("{late}body")), Seen::Whole(late.len()));
         assert_eq!(scan("\r\n\r\n\r\n"), Seen::Part);
     }
 
@@ -88,7 +91,9 @@ mod tests {
     #[test]
     fn a_body_is_no_part_of_it() {
         let mut scan = HeaderScan::new(100);
-        assert_eq!(scan.feed(b"POST / HTTP/1.1\r\n\r\n\n\n\n"), Seen::Whole);
+        let header = b"POST / HTTP/1.1\r\n\r\n";
+        let all = [&header[..], b"\n\n\n"].concat();
+        assert_eq!(scan.feed(&all), Seen::Whole(header.len()));
     }
 
     proptest! {
@@ -99,7 +104,10 @@ mod tests {
             let (first, second) = bytes.split_at(cut.min(bytes.len()));
             let mut scan = HeaderScan::new(50);
             let seen = match scan.feed(first) {
-                Seen::Part => scan.feed(second),
+                Seen::Part => match scan.feed(second) {
+                    Seen::Whole(length) => Seen::Whole(first.len() + length),
+                    seen => seen,
+                },
                 seen => seen,
             };
             prop_assert_eq!(seen, whole);

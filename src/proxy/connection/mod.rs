@@ -3,8 +3,9 @@
 //! a connection for ever.
 
 mod count;
-mod guard;
+mod header;
 mod header_scan;
+mod stream;
 mod tls;
 
 use std::net::SocketAddr;
@@ -13,19 +14,19 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use bytes::BytesMut;
-use pingora::apps::{HttpServerApp, ReusedHttpStream, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ProxySettings;
 use crate::domain::ConnectionLimits;
 use crate::telemetry::Metrics;
-use count::{Connections, Full};
-use guard::{Facts, Guard, Rejection, Transport, Watch};
+use count::{Connections, Full, Place};
+use header::{NoHeader, Rejection, another_comes, read_header, tell};
+use stream::{ClientStream, Facts, Transport};
 
 pub use tls::TlsAcceptor;
 
@@ -81,16 +82,53 @@ impl<App> ConnectionServer<App> {
 
 #[async_trait]
 impl<App: HttpServerApp + Send + Sync + 'static> ServerApp for ConnectionServer<App> {
+    /// In a task of its own: Pingora's has room for a TLS handshake, which it would keep until the connection ends.
     async fn process_new(
         self: &Arc<Self>,
         stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
+        let (server, shutdown) = (Arc::clone(self), shutdown.clone());
+        tokio::spawn(async move { server.serve(stream, &shutdown).await });
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.app.http_cleanup().await;
+    }
+}
+
+/// A connection that may send requests.
+struct Open {
+    stream: Box<ClientStream>,
+    http2: bool,
+    /// When the first header must be there.
+    deadline: Instant,
+    _place: Place,
+}
+
+impl<App: HttpServerApp + Send + Sync + 'static> ConnectionServer<App> {
+    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
         let settings = self.settings.load_full();
+        // On the heap, like all that is over before a stream flows.
+        let Some(open) = Box::pin(self.open(stream, &settings)).await else {
+            return;
+        };
+        if open.http2 {
+            self.app.process_new(open.stream, shutdown).await;
+        } else {
+            let (stream, deadline) = (open.stream, open.deadline);
+            self.http1(stream, deadline, &settings.connections, shutdown)
+                .await;
+        }
+    }
+
+    /// Finds a place for it, ends its TLS and tells which HTTP it speaks.
+    async fn open(&self, stream: Stream, settings: &ProxySettings) -> Option<Open> {
         let limits = &settings.connections;
         let mut facts = Facts::of(&stream);
         let tls = self.begins_with_tls(&facts);
-        let _place = match self.connections.enter(facts.client_address(), limits) {
+        let place = match self.connections.enter(facts.client_address(), limits) {
             Ok(place) => place,
             Err(full) => {
                 self.refused(full.rule());
@@ -101,7 +139,7 @@ impl<App: HttpServerApp + Send + Sync + 'static> ServerApp for ConnectionServer<
             }
         };
         let deadline = Instant::now() + limits.header_timeout;
-        let mut transport = if tls {
+        let transport = if tls {
             let acceptor = settings.tls.as_ref()?;
             match timeout_at(deadline, acceptor.accept(stream)).await {
                 Ok(Ok(tls)) => {
@@ -116,10 +154,10 @@ impl<App: HttpServerApp + Send + Sync + 'static> ServerApp for ConnectionServer<
         } else {
             Transport::Plain(stream)
         };
-        let mut begin = BytesMut::new();
-        let http2 = match facts.negotiated_http2() {
+        let mut stream = Box::new(ClientStream::new(transport, facts));
+        let http2 = match stream.facts().negotiated_http2() {
             Some(negotiated) => negotiated,
-            None => match timeout_at(deadline, read_preface(&mut transport, &mut begin)).await {
+            None => match timeout_at(deadline, begins_with_preface(&mut stream)).await {
                 Ok(http2) => http2?,
                 Err(_) => {
                     self.refused(Rejection::HeaderTimeout.rule());
@@ -127,68 +165,71 @@ impl<App: HttpServerApp + Send + Sync + 'static> ServerApp for ConnectionServer<
                 }
             },
         };
-        if http2 {
-            let stream = Guard::http2(transport, facts, begin);
-            self.app.process_new(Box::new(stream), shutdown).await
-        } else {
-            let (stream, watch) = Guard::http1(transport, facts, begin, limits, deadline);
-            self.http1(Box::new(stream), watch, limits, shutdown).await;
-            None
-        }
+        Some(Open {
+            stream,
+            http2,
+            deadline,
+            _place: place,
+        })
     }
 
-    async fn cleanup(&self) {
-        self.app.http_cleanup().await;
-    }
-}
-
-impl<App: HttpServerApp + Send + Sync + 'static> ConnectionServer<App> {
     /// Request after request, until the client or a limit ends it.
     async fn http1(
         &self,
-        stream: Stream,
-        watch: Watch,
+        mut stream: Box<ClientStream>,
+        mut deadline: Instant,
         limits: &ConnectionLimits,
         shutdown: &ShutdownWatch,
     ) {
-        let mut session = ServerSession::new_http1(stream);
-        // No time limit: the guard has it.
-        session.set_keepalive((!*shutdown.borrow()).then_some(0));
-        session.set_keepalive_reuses_remaining(Some(limits.requests_max.saturating_sub(1)));
+        let mut kept: Option<HttpPersistentSettings> = None;
         loop {
-            let answered = tokio::select! {
-                biased;
-                answered = self.app.process_new_http(session, shutdown) => answered,
-                rejection = watch.rejected() => {
-                    if rejection != Rejection::Idle {
-                        self.refused(rejection.rule());
-                    }
-                    return;
+            let header = match Box::pin(read_header(&mut stream, limits, deadline)).await {
+                Ok(header) => header,
+                Err(NoHeader::Gone) => return,
+                Err(NoHeader::Rejected(rejection)) => {
+                    self.refused(rejection.rule());
+                    return Box::pin(tell(&mut stream, rejection)).await;
                 }
             };
-            let Some((stream, kept)) = answered.map(ReusedHttpStream::consume) else {
+            let mut session = ServerSession::new_http1(stream);
+            session.set_pipelined_prefix(header);
+            match kept.take() {
+                Some(kept) => kept.apply_to_session(&mut session),
+                None => {
+                    // No time limit: it is held above.
+                    session.set_keepalive((!*shutdown.borrow()).then_some(0));
+                    let more = limits.requests_max.saturating_sub(1);
+                    session.set_keepalive_reuses_remaining(Some(more));
+                }
+            }
+            let answered = self.app.process_new_http(session, shutdown).await;
+            let Some((reused, settings)) = answered.map(ReusedHttpStream::consume) else {
                 return;
             };
-            watch.next_request();
-            session = ServerSession::new_http1(stream);
-            if let Some(kept) = kept {
-                kept.apply_to_session(&mut session);
+            let Ok(reused) = reused.into_any().downcast() else {
+                return;
+            };
+            (stream, kept) = (reused, settings);
+            if !Box::pin(another_comes(&mut stream, limits)).await {
+                return;
             }
+            deadline = Instant::now() + limits.header_timeout;
         }
     }
 }
 
-/// Whether the first bytes are those of HTTP/2; they stay in `begin`. `None`: the connection is over.
-async fn read_preface(transport: &mut Transport, begin: &mut BytesMut) -> Option<bool> {
+/// Whether the first bytes are those of HTTP/2. `None`: the connection is over.
+async fn begins_with_preface(stream: &mut ClientStream) -> Option<bool> {
     loop {
-        let seen = begin.len().min(HTTP2_PREFACE.len());
-        if begin[..seen] != HTTP2_PREFACE[..seen] {
+        let ahead = stream.ahead();
+        let seen = ahead.len().min(HTTP2_PREFACE.len());
+        if ahead[..seen] != HTTP2_PREFACE[..seen] {
             return Some(false);
         }
         if seen == HTTP2_PREFACE.len() {
             return Some(true);
         }
-        match transport.read_buf(begin).await {
+        match stream.read_ahead().await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return None,
         }

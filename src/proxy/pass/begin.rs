@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 
 use super::Passing;
 use super::body::Body;
@@ -13,6 +13,7 @@ use crate::fleet::{EndpointFleet, Ticket};
 use crate::policy::admission::Patience;
 use crate::policy::passing::{NoPassage, find_passage, passage_cost};
 use crate::proxy::authorize::Caller;
+use crate::proxy::client::Client;
 use crate::proxy::record::Record;
 use crate::proxy::respond::Refusal;
 use crate::proxy::stop::{Outcome, Stop, bad_request, body_stop};
@@ -27,7 +28,7 @@ impl Gateway {
     /// `named` is the endpoint in the path, `path` what comes after it.
     pub(in crate::proxy) async fn pass_begin(
         &self,
-        session: &mut Session,
+        client: &mut Client<'_>,
         record: &Record,
         named: Option<&str>,
         path: &str,
@@ -35,20 +36,20 @@ impl Gateway {
         let received_at = Instant::now();
         let under_way = self.fleet.request_under_way();
         let settings = self.settings.load_full();
-        let mut admitted = self.let_in(session, None, &settings.keys)?;
+        let mut admitted = self.let_in(client, None, &settings.keys)?;
         record.caller(&admitted.caller);
-        let found = self.endpoint_by_head(session, &admitted.caller, named)?;
+        let found = self.endpoint_by_head(client.http, &admitted.caller, named)?;
         if let Some(endpoint) = &found {
             self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)?;
         }
         // Where the head tells the endpoint, an unknown route is refused before its body is read.
-        let method = session.req_header().method.to_string();
+        let method = client.http.req_header().method.to_string();
         let route = found.as_ref().map(|it| route_of(it, &method, path));
         let route = route.transpose()?;
-        let upgrade = session.downstream_session.is_upgrade_req();
-        let wishes = Wishes::of(session.req_header(), &JsonObject::default())
+        let upgrade = client.http.is_upgrade_req();
+        let wishes = Wishes::of(client.http.req_header(), &JsonObject::default())
             .map_err(|error| bad_request(None, &error))?;
-        let body = read_body(session, &settings).await?;
+        let body = read_body(client.http, &settings).await?;
         let needs_json = route
             .as_ref()
             .is_none_or(|route| route.cost.field.is_some());
@@ -63,19 +64,19 @@ impl Gateway {
         record.passes(&route.path);
         let cost = passage_cost(
             &route.cost,
-            counted_bytes(session, &route, &body, json.as_ref()),
+            counted_bytes(client.http, &route, &body, json.as_ref()),
         );
         record.predicted(&cost);
-        self.charge(session, None, &mut admitted, &cost)?;
+        self.charge(client, None, &mut admitted, &cost)?;
         endpoint.arrived(&cost, now());
         endpoint.second_tries.request_sent(&endpoint.settings());
         let upgrade = upgrade && route.websocket;
         if upgrade {
             // The client of a websocket may be silent for as long as it likes; the worker may not.
-            session.downstream_session.set_read_timeout(None);
+            client.http.set_read_timeout(None);
         }
         Ok(Box::new(Passing {
-            target: target(session, path),
+            target: target(client.http, path),
             prefixed: named.is_some(),
             upgrade,
             ticket: Ticket {
@@ -107,11 +108,11 @@ impl Gateway {
     /// By path, by header, or the only one there is.
     fn endpoint_by_head(
         &self,
-        session: &Session,
+        http: &ServerSession,
         caller: &Caller,
         named: Option<&str>,
     ) -> Result<Option<Arc<EndpointFleet>>, Stop> {
-        let header = session.get_header(ENDPOINT_HEADER);
+        let header = http.get_header(ENDPOINT_HEADER);
         let header = header.map(|value| String::from_utf8_lossy(value.as_bytes()));
         if let Some(name) = named.or(header.as_deref()) {
             let found = self.fleet.endpoint(name);
@@ -185,26 +186,26 @@ fn route_of(endpoint: &EndpointFleet, method: &str, path: &str) -> Result<PassRo
     Err(Stop::Refused(refusal, Outcome::ClientError))
 }
 
-async fn read_body(session: &mut Session, settings: &ProxySettings) -> Result<Body, Stop> {
-    Body::read(session, settings)
+async fn read_body(http: &mut ServerSession, settings: &ProxySettings) -> Result<Body, Stop> {
+    Body::read(http, settings)
         .await
         .map_err(|error| body_stop(None, error))
 }
 
 /// What the cost rule counts. A body that is not here yet counts by what it says of its length.
 fn counted_bytes(
-    session: &Session,
+    http: &ServerSession,
     route: &PassRoute,
     body: &Body,
     json: Option<&JsonObject>,
 ) -> usize {
     let field = route.cost.field.as_deref();
     let field = field.and_then(|field| json?.raw(field));
-    field.map_or_else(|| body.bytes(session), |field| field.len())
+    field.map_or_else(|| body.bytes(http), |field| field.len())
 }
 
-fn target(session: &Session, path: &str) -> String {
-    match session.req_header().uri.query() {
+fn target(http: &ServerSession, path: &str) -> String {
+    match http.req_header().uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }

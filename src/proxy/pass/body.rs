@@ -4,7 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http::header;
-use pingora::proxy::Session;
+use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType, Result};
 
 use crate::engines::JsonObject;
@@ -29,12 +29,12 @@ pub(super) enum Body {
 
 impl Body {
     pub(super) async fn read(
-        session: &mut Session,
+        http: &mut ServerSession,
         settings: &ProxySettings,
     ) -> Result<Self, BodyError> {
         let limit = settings.body_timeout;
-        session.downstream_session.set_read_timeout(Some(limit));
-        tokio::time::timeout(limit, read(session, settings.max_body_bytes))
+        http.set_read_timeout(Some(limit));
+        tokio::time::timeout(limit, read(http, settings.max_body_bytes))
             .await
             .unwrap_or(Err(BodyError::TooSlow { limit }))
     }
@@ -49,8 +49,8 @@ impl Body {
     }
 
     /// Bytes in all, as far as is known.
-    pub(super) fn bytes(&self, session: &Session) -> usize {
-        let announced = announced_length(session).unwrap_or(0);
+    pub(super) fn bytes(&self, http: &ServerSession) -> usize {
+        let announced = announced_length(http).unwrap_or(0);
         self.kept().max(usize::try_from(announced).unwrap_or(0))
     }
 
@@ -98,57 +98,55 @@ impl Body {
     }
 }
 
-async fn read(session: &mut Session, bytes_max: usize) -> Result<Body, BodyError> {
-    if session.downstream_session.is_body_empty() {
+async fn read(http: &mut ServerSession, bytes_max: usize) -> Result<Body, BodyError> {
+    if http.is_body_empty() {
         return Ok(Body::Empty);
     }
-    let length = announced_length(session);
+    let length = announced_length(http);
     if length.is_some_and(|length| length > bytes_max as u64) {
         return Err(BodyError::TooLarge { bytes_max });
     }
-    if session.get_header(header::EXPECT).is_some() {
-        let client = &mut session.downstream_session;
-        let told = client.write_continue_response().await;
+    if http.get_header(header::EXPECT).is_some() {
+        let told = http.write_continue_response().await;
         told.map_err(|_| BodyError::Broken)?;
     }
     match length {
-        Some(length) => read_known(session, length).await,
-        None => read_ahead(session, bytes_max).await,
+        Some(length) => read_known(http, length).await,
+        None => read_ahead(http, bytes_max).await,
     }
 }
 
 /// The retry buffer is switched on for the tail, so that Pingora has something to send, and
 /// that is replaced by the whole.
-async fn read_known(session: &mut Session, length: u64) -> Result<Body, BodyError> {
+async fn read_known(http: &mut ServerSession, length: u64) -> Result<Body, BodyError> {
     let mut body = BytesMut::new();
     loop {
         if length.saturating_sub(body.len() as u64) <= RETRY_BUFFER {
-            session.downstream_session.enable_retry_buffering();
+            http.enable_retry_buffering();
         }
-        match next(session).await? {
+        match next(http).await? {
             Some(part) => body.extend_from_slice(&part),
             None if body.is_empty() => return Ok(Body::Empty),
             None => break,
         }
     }
-    match session.downstream_session.get_retry_buffer() {
+    match http.get_retry_buffer() {
         Some(_) => Ok(Body::Whole(body.freeze())),
         None => Err(BodyError::Broken),
     }
 }
 
-async fn read_ahead(session: &mut Session, bytes_max: usize) -> Result<Body, BodyError> {
-    session.downstream_session.enable_retry_buffering();
+async fn read_ahead(http: &mut ServerSession, bytes_max: usize) -> Result<Body, BodyError> {
+    http.enable_retry_buffering();
     let mut body = BytesMut::new();
     while body.len() < AHEAD {
-        match next(session).await? {
+        match next(http).await? {
             Some(part) => body.extend_from_slice(&part),
             None if body.is_empty() => return Ok(Body::Empty),
             None => return Ok(Body::Whole(body.freeze())),
         }
     }
-    let client = &mut session.downstream_session;
-    match (client.is_body_done(), client.retry_buffer_truncated()) {
+    match (http.is_body_done(), http.retry_buffer_truncated()) {
         (true, false) => Ok(Body::Whole(body.freeze())),
         // Pingora would neither read nor repeat anything.
         (true, true) => Err(BodyError::TooLarge { bytes_max }),

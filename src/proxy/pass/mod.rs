@@ -4,6 +4,7 @@
 mod begin;
 mod body;
 mod headers;
+mod phases;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, Peer};
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -28,6 +30,8 @@ use crate::fleet::{Claim, Contact, EndpointFleet, Ticket, UnderWay};
 use crate::policy::admission::Patience;
 use crate::policy::retry::{AttemptFailure, Verdict, after_failure};
 use body::Body;
+
+pub use phases::PassThrough;
 
 /// The metric label of all that passes.
 pub(super) const LABEL: &str = "pass";
@@ -65,13 +69,13 @@ impl Gateway {
     /// The worker to ask: the one held, or another one if that failed.
     pub(super) async fn pass_peer(
         &self,
-        session: &mut Session,
+        http: &mut ServerSession,
         passing: &mut Passing,
         record: &Record,
     ) -> Result<Box<HttpPeer>> {
         if passing.claim.is_none() {
             let admitted = worker_for(
-                session,
+                http,
                 &passing.endpoint,
                 &passing.ticket,
                 &mut passing.patience,

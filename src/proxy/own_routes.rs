@@ -1,0 +1,74 @@
+//! Routes that the gateway answers without a worker: the list of models, its own health.
+
+use bytes::Bytes;
+
+use super::client::Client;
+use super::respond::{self, Refusal};
+use super::route::Route;
+use super::serve::client_left;
+use super::stop::Stop;
+use super::{Gateway, models};
+use crate::domain::EndpointName;
+use crate::engines::ErrorKind;
+
+impl Gateway {
+    pub(super) async fn own_route(
+        &self,
+        client: &mut Client<'_>,
+        route: Route<'_>,
+    ) -> pingora::Result<()> {
+        match route {
+            Route::Models { endpoint } => self.models(client, endpoint).await,
+            Route::Health => self.health(client).await,
+            Route::WrongMethod { api, allow } => {
+                let path = client.http.req_header().uri.path();
+                let message = format!("{path} takes {allow}");
+                let mut refusal = Refusal::new(api, ErrorKind::MethodNotAllowed, message);
+                refusal.allow = Some(allow.into());
+                respond::refuse(client, &refusal).await
+            }
+            Route::Generation { .. } | Route::Other { .. } => {
+                let refusal = Refusal::new(None, ErrorKind::UnknownRoute, "no such route");
+                respond::refuse(client, &refusal).await
+            }
+        }
+    }
+
+    async fn health(&self, client: &mut Client<'_>) -> pingora::Result<()> {
+        let (status, body): (u16, &[u8]) = match self.fleet.is_leaving() {
+            true => (503, b"{\"status\":\"leaving\"}"),
+            false => (200, b"{\"status\":\"ok\"}"),
+        };
+        respond::json(client, status, Bytes::from_static(body)).await
+    }
+
+    async fn models(&self, client: &mut Client<'_>, endpoint: Option<&str>) -> pingora::Result<()> {
+        let settings = self.settings.load();
+        let admitted = match self.let_in(client, None, &settings.keys) {
+            Ok(admitted) => admitted,
+            Err(stop) => return refuse(client, &stop).await,
+        };
+        if let Some(name) = endpoint {
+            let Some(endpoint) = self.fleet.endpoint(name) else {
+                let refusal = self.unknown(&admitted.caller, None, "endpoint", name);
+                return respond::refuse(client, &refusal).await;
+            };
+            if let Err(stop) = self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)
+            {
+                return refuse(client, &stop).await;
+            }
+        }
+        let opens = |name: &EndpointName| {
+            endpoint.is_none_or(|only| name.as_str() == only)
+                && admitted.caller.may_call(name, &settings.keys).is_ok()
+        };
+        respond::json(client, 200, models::list(&self.fleet, opens)).await
+    }
+}
+
+async fn refuse(client: &mut Client<'_>, stop: &Stop) -> pingora::Result<()> {
+    match stop {
+        Stop::Refused(refusal, _) => respond::refuse(client, refusal).await,
+        _ => Err(client_left()),
+    }
+}
