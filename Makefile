@@ -78,7 +78,7 @@ lint: needs-build needs-deny
 needs-build:
 	@loadtest/need cargo cmake
 needs-test:
-	@loadtest/need python3-venv promtool
+	@loadtest/need python3-venv promtool curl wget
 needs-bench:
 	@loadtest/need nginx
 needs-deny:

@@ -309,3 +309,32 @@ async fn a_seed_gives_each_instance_the_same_fate() {
     assert_eq!(once, again);
     assert!(once.iter().any(|(.., fate)| *fate != once[0].2), "{once:?}");
 }
+
+#[tokio::test]
+async fn an_offer_that_others_took_is_refused_or_waited_for_as_the_caller_wants() {
+    let fake = fake(|settings| (settings.calm, settings.speed) = (false, 5_000.0)).await;
+    // Somebody else takes one sooner or later.
+    let known = fake.search(json!({"verified": {}})).await;
+    let taken = wait_until(PATIENCE, || async {
+        let cancel = tgi_with(json!({"cancel_unavail": true, "onstart": "true"}));
+        for offer in &known {
+            let ask = offer["id"].as_u64().unwrap();
+            let machine = json!({"machine_id": {"eq": offer["machine_id"]}, "verified": {}});
+            if !fake.search(machine).await.is_empty() {
+                continue;
+            }
+            let refused = fake.create(ask, cancel.clone()).await.unwrap();
+            let made = fake.create(ask, idle()).await.unwrap();
+            if refused.status == 410 && made.status == 200 {
+                let id = made.json()["new_contract"].as_u64().unwrap();
+                let row = fake
+                    .wait(id, "settled", |row| !row["actual_status"].is_null())
+                    .await;
+                return row["intended_status"] == "running";
+            }
+        }
+        false
+    })
+    .await;
+    assert!(taken);
+}

@@ -215,3 +215,17 @@ async fn labels_and_bids_are_changed_and_only_by_their_owner() {
         assert_eq!(answer.status, 404, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_script_reaches_its_own_engine_under_the_port_inside() {
+    let fake = fake(|_| {}).await;
+    let script = "text-generation-launcher --port 3000 & \
+                  until curl -sf http://127.0.0.1:3000/info; do sleep 0.05; done; \
+                  until wget -q -O - http://localhost:3000/health; do sleep 0.05; done; echo; echo reached; wait";
+    let id = fake.rent(tgi_with(json!({"onstart": script}))).await;
+    let log = fake.wait_log(id, "reached").await;
+    assert!(
+        log.contains("\"model_id\"") && log.contains("{\"status\":\"ok\"}"),
+        "{log}"
+    );
+}

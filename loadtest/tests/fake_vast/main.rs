@@ -7,4 +7,5 @@ mod listing;
 mod money;
 mod program;
 mod search;
+mod storm;
 mod support;

@@ -16,7 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Fake {
     pub url: String,
     _vast: Vast,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// Quick, calm and without limits; `change` makes it otherwise.
@@ -31,7 +31,7 @@ pub async fn fake(change: impl FnOnce(&mut Settings)) -> Fake {
     Fake {
         url: vast.url(),
         _vast: vast,
-        _folder: folder,
+        folder,
     }
 }
 
@@ -60,6 +60,22 @@ impl Answer {
 }
 
 impl Fake {
+    /// Processes of its containers, as the system lists them.
+    pub fn processes(&self) -> usize {
+        let folder = self.folder.path().canonicalize().unwrap();
+        let mark = format!("FAKE_VAST_DIR={}", folder.join("containers").display());
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let environments =
+            entries.filter_map(|entry| std::fs::read(entry.path().join("environ")).ok());
+        environments
+            .filter(|bytes| {
+                bytes
+                    .split(|byte| *byte == 0)
+                    .any(|variable| variable == mark.as_bytes())
+            })
+            .count()
+    }
+
     /// With the key of the first account; an error where no whole answer came.
     pub async fn call(
         &self,

@@ -124,3 +124,25 @@ impl Class {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_gpus_are_faster_and_wrong_hardware_is_slower() {
+        for class in &CLASSES {
+            let (one, four) = (class.law_of(1, 1.0), class.law_of(4, 1.0));
+            assert_eq!(one, class.law);
+            assert!(four.a_ms < one.a_ms / 2.5 && four.prefill_tps > one.prefill_tps * 2.5);
+            let slow = class.law_of(4, 4.0);
+            assert!((slow.a_ms / four.a_ms - 4.0).abs() < 1e-9 && slow.check().is_ok());
+        }
+    }
+
+    #[test]
+    fn there_are_forty_machines() {
+        let machines: usize = CLASSES.iter().map(|class| class.machines).sum();
+        assert_eq!(machines, 40);
+    }
+}

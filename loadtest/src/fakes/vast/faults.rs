@@ -87,7 +87,7 @@ pub enum Boot {
     Error(&'static str),
     /// The second buyer of its offer: it vanishes from the listing.
     Vanishes,
-    /// The second buyer of its offer: it waits for GPUs that somebody else has.
+    /// It waits for GPUs that somebody else has.
     Waits,
 }
 
@@ -158,7 +158,7 @@ impl Fate {
             offline_after_s: dead.then_some(offline_after),
             back_after_s: back.then_some(back_after),
             outbid_after_s: outbid.then_some(outbid_after),
-            restarts: !happens(&mut rng, faults.no_restart),
+            restarts: !happens(&mut rng, faults.no_restart) && !double,
         }
     }
 }

@@ -107,7 +107,60 @@ pub struct Instance {
     pub first_running: Option<At>,
 }
 
+/// What a new instance is made of.
+#[derive(Debug)]
+pub struct Deal {
+    pub id: u64,
+    pub call: u64,
+    pub account: usize,
+    pub key: String,
+    pub rental: Rental,
+    pub machine: usize,
+    pub hardware: Machine,
+    pub fate: Fate,
+    pub ends: At,
+    /// When it leaves the queue.
+    pub due: At,
+    pub bill_scale: f64,
+}
+
 impl Instance {
+    pub fn new(now: At, deal: Deal) -> Self {
+        let Deal {
+            rental, hardware, ..
+        } = deal;
+        let mut instance = Self {
+            id: deal.id,
+            call: deal.call,
+            account: deal.account,
+            key: deal.key,
+            machine: deal.machine,
+            ask: hardware.ask,
+            gpu_usd_per_hour: rental.price.unwrap_or(hardware.price),
+            storage_usd_per_hour: hardware.storage_usd_per_hour(rental.disk_gb),
+            rental,
+            hardware,
+            fate: deal.fate,
+            phase: Phase::Creating,
+            phase_since: now,
+            due: None,
+            wanted_running: true,
+            status_msg: String::new(),
+            created: now,
+            ends: deal.ends,
+            ended: None,
+            expired: false,
+            meter: Meter::start(now, Rates::default()),
+            bill_scale: deal.bill_scale,
+            ports: BTreeMap::new(),
+            starts: 0,
+            running_since: None,
+            first_running: None,
+        };
+        instance.enter(now, Phase::Creating, Some(deal.due));
+        instance
+    }
+
     pub fn is_bid(&self) -> bool {
         self.rental.price.is_some()
     }

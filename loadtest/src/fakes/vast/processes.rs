@@ -16,9 +16,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::stand_ins;
 
-/// In the environment of every process of a fake: its folder, and the instance.
-pub const FOLDER: &str = "FAKE_VAST_DIR";
-pub const INSTANCE: &str = "FAKE_VAST_INSTANCE";
+/// In the environment of every process of a fake: its folder, and which container it belongs to.
+const FOLDER: &str = "FAKE_VAST_DIR";
+const CONTAINER: &str = "FAKE_VAST_CONTAINER";
 
 /// What a container runs.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub struct Ended {
 
 struct Container {
     pid: u32,
+    /// Of all containers of this fake, also of the same instance.
+    number: u64,
     /// Held, never written to.
     _pipe: Option<ChildStdin>,
 }
@@ -52,6 +54,7 @@ struct Container {
 pub struct Processes {
     folder: PathBuf,
     running: HashMap<u64, Container>,
+    started: u64,
     ended: UnboundedSender<Ended>,
 }
 
@@ -70,6 +73,7 @@ impl Processes {
         Ok(Self {
             folder,
             running: HashMap::new(),
+            started: 0,
             ended,
         })
     }
@@ -104,6 +108,8 @@ impl Processes {
                 command.arg("entrypoint").args(words);
             }
         }
+        self.started += 1;
+        let number = self.started;
         let real_path = std::env::var_os("PATH").unwrap_or_default();
         let mut path = OsString::from(self.folder.join("bin"));
         path.push(":");
@@ -116,7 +122,7 @@ impl Processes {
             .env("DATA_DIRECTORY", &data)
             .env("FAKE_VAST_REAL_PATH", real_path)
             .env(FOLDER, &self.folder)
-            .env(INSTANCE, launch.instance.to_string())
+            .env(CONTAINER, number.to_string())
             .current_dir(&data)
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
@@ -126,6 +132,7 @@ impl Processes {
         let pid = child.id().unwrap_or(0);
         let container = Container {
             pid,
+            number,
             _pipe: child.stdin.take(),
         };
         self.running.insert(launch.instance, container);
@@ -151,10 +158,9 @@ impl Processes {
             return;
         };
         kill_group(container.pid);
-        let instance = instance.to_string();
-        let folder = self.folder.clone();
+        let (folder, number) = (self.folder.clone(), container.number.to_string());
         // What left the group; reading the process table takes longer than the caller should wait.
-        std::thread::spawn(move || kill_of_instance(&folder, &instance));
+        std::thread::spawn(move || kill_of_container(&folder, &number));
     }
 
     /// Ends all of them.
@@ -179,10 +185,10 @@ fn kill_group(pid: u32) {
     }
 }
 
-fn kill_of_instance(folder: &Path, instance: &str) {
+fn kill_of_container(folder: &Path, number: &str) {
     let folder = marked(FOLDER, folder.as_os_str());
-    let instance = marked(INSTANCE, instance.as_ref());
-    kill_where(|environment| holds(environment, &folder) && holds(environment, &instance));
+    let number = marked(CONTAINER, number.as_ref());
+    kill_where(|environment| holds(environment, &folder) && holds(environment, &number));
 }
 
 fn kill_marked(name: &str, value: &std::ffi::OsStr) {

@@ -1,21 +1,18 @@
-//! All of it together: the market, the instances and the containers, moved on by time and by calls.
+//! All of it together: the market, the instances and the containers; and what customers may order.
 
 use std::collections::BTreeMap;
 
+use super::Settings;
 use super::accounts::{Account, Caller};
-use super::bill::{Charges, Meter};
+use super::bill::Charges;
 use super::clock::{At, Clock};
-use super::faults::{Boot, Fate, Faults};
-use super::instance::{Instance, Phase, Rental};
-use super::launch;
+use super::faults::Faults;
+use super::instance::{Instance, Phase};
 use super::limits::Limits;
-use super::market::{Holder, Market};
-use super::processes::{Ended, Processes};
+use super::market::Market;
+use super::processes::Processes;
 use super::record::Record;
-use super::{Settings, chance};
-
-/// A second buyer is accepted so many seconds of the market after the first.
-const BOTH_ACCEPTED_S: f64 = 6.0;
+use super::rent::BIDS;
 
 /// Why a call changed nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,9 +41,10 @@ pub struct World {
     pub processes: Processes,
     /// Until then nothing of the interface works.
     pub outage_until: At,
-    next_instance: u64,
+    /// The id given last.
+    pub last_instance: u64,
     /// Creations that took effect.
-    creations: u64,
+    pub creations: u64,
 }
 
 impl World {
@@ -59,7 +57,7 @@ impl World {
                 paid: settings.credit,
             })
             .collect();
-        let next_instance = 20_000_000 + settings.seed % 10_000 * 1_000;
+        let last_instance = 20_000_000 + settings.seed % 10_000 * 1_000;
         Self {
             clock: Clock::start(settings.speed),
             faults: settings.faults,
@@ -70,7 +68,7 @@ impl World {
             record: Record::default(),
             processes,
             outage_until: At::default(),
-            next_instance,
+            last_instance,
             creations: 0,
             settings,
         }
@@ -115,112 +113,6 @@ impl World {
             instance.exists() && instance.account == caller.account() && caller.may_use(id)
         });
         found.ok_or(Refusal::NoSuchInstance)
-    }
-
-    pub fn create(
-        &mut self,
-        now: At,
-        account: usize,
-        ask: u64,
-        rental: Rental,
-    ) -> Result<u64, Refusal> {
-        let market_s = self.market_s(now);
-        let machine = self.market.by_ask(ask).ok_or(Refusal::NoSuchAsk)?;
-        let found = self.market.machines[machine].clone();
-        let second = match found.holder {
-            Holder::Nobody => false,
-            Holder::Ours(_) if market_s - found.taken_at_s < BOTH_ACCEPTED_S => true,
-            // Without `cancel_unavail` it is made and waits for GPUs.
-            Holder::Others(_) if !rental.cancel_unavail => true,
-            _ => return Err(Refusal::NoSuchAsk),
-        };
-        if rental.disk_gb > found.disk_gb {
-            return Err(Refusal::Invalid("not enough disk".into()));
-        }
-        if rental
-            .price
-            .is_some_and(|price| !(0.001..=128.0).contains(&price))
-        {
-            return Err(Refusal::InvalidPrice("price out of range".into()));
-        }
-        if rental.price.is_some_and(|price| price < found.min_bid) {
-            return Err(Refusal::InvalidPrice(
-                "bid below the lowest that wins".into(),
-            ));
-        }
-        if self.credit(account, now) <= 0.0 {
-            return Err(Refusal::NoCredit);
-        }
-        self.creations += 1;
-        self.next_instance += 1;
-        let (id, call, seed) = (self.next_instance, self.creations, self.settings.seed);
-        let mut fate = Fate::draw(seed, call, &self.faults, found.down_mbit_s);
-        if second {
-            fate.boot = if call % 2 == 0 {
-                Boot::Waits
-            } else {
-                Boot::Vanishes
-            };
-        }
-        let instance = self.instance(now, id, call, account, machine, rental, fate);
-        if second || matches!(instance.fate.boot, Boot::Waits | Boot::Vanishes) {
-            // The other buyer has the GPUs; where he is not one of ours, nobody sees him.
-            if !second {
-                self.market.take_away(machine, market_s, 7_200.0);
-            }
-        } else {
-            self.market.claim(machine, id, market_s);
-        }
-        self.instances.insert(id, instance);
-        Ok(id)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn instance(
-        &self,
-        now: At,
-        id: u64,
-        call: u64,
-        account: usize,
-        machine: usize,
-        rental: Rental,
-        fate: Fate,
-    ) -> Instance {
-        let hardware = self.market.machines[machine].clone();
-        let mut rng = chance::stream(self.settings.seed, "key", id);
-        let key: String = (0..40).map(|_| rng.alphanumeric()).collect();
-        let ends = self.clock.real(hardware.until_s - self.market_s(now));
-        let mut instance = Instance {
-            id,
-            call,
-            account,
-            key,
-            machine,
-            ask: hardware.ask,
-            gpu_usd_per_hour: rental.price.unwrap_or(hardware.price),
-            storage_usd_per_hour: hardware.storage_usd_per_hour(rental.disk_gb),
-            rental,
-            hardware,
-            fate,
-            phase: Phase::Creating,
-            phase_since: now,
-            due: None,
-            wanted_running: true,
-            status_msg: String::new(),
-            created: now,
-            ends: now.plus(ends),
-            ended: None,
-            expired: false,
-            meter: Meter::start(now, Default::default()),
-            bill_scale: self.settings.bill_scale,
-            ports: BTreeMap::new(),
-            starts: 0,
-            running_since: None,
-            first_running: None,
-        };
-        let queue = self.clock.real(instance.fate.queue_s);
-        instance.enter(now, Phase::Creating, Some(now.plus(queue)));
-        instance
     }
 
     /// Asks a stopped instance to run. One that runs or waits already is left alone.
@@ -285,7 +177,7 @@ impl World {
     }
 
     pub fn bid(&mut self, now: At, id: u64, price: f64) -> Result<(), Refusal> {
-        if !(0.001..=128.0).contains(&price) {
+        if !BIDS.contains(&price) {
             return Err(Refusal::InvalidPrice("price out of range".into()));
         }
         let instance = self.instances.get_mut(&id).ok_or(Refusal::NoSuchInstance)?;
@@ -294,203 +186,5 @@ impl World {
         }
         instance.bid(now, price);
         Ok(())
-    }
-
-    /// Everything that is due by now.
-    pub fn advance(&mut self, now: At) {
-        let market_s = self.market_s(now);
-        self.market.advance(market_s);
-        let ids: Vec<u64> = self.instances.keys().copied().collect();
-        for id in ids {
-            if self.instances[&id].exists() {
-                self.advance_instance(now, id, market_s);
-            }
-        }
-        for account in 0..self.accounts.len() {
-            if self.credit(account, now) <= 0.0 {
-                self.stop_all_of(now, account);
-            }
-        }
-    }
-
-    fn stop_all_of(&mut self, now: At, account: usize) {
-        let running = self.instances.values().filter(|instance| {
-            instance.account == account && instance.exists() && instance.phase != Phase::Stopped
-        });
-        let ids: Vec<u64> = running.map(|instance| instance.id).collect();
-        for id in ids {
-            // It exists: nothing else can be wrong.
-            let _ = self.stop(now, id);
-        }
-    }
-
-    fn advance_instance(&mut self, now: At, id: u64, market_s: f64) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        if now >= instance.ends && !instance.expired {
-            instance.expired = true;
-            let _ = self.stop(now, id);
-            return;
-        }
-        if instance.is_bid() && instance.holds_gpus() {
-            let bid = instance.rental.price.unwrap_or_default();
-            if bid < self.market.machines[instance.machine].min_bid {
-                self.outbid(now, id, market_s);
-                return;
-            }
-        }
-        if instance.due.is_none_or(|due| due > now) {
-            return;
-        }
-        instance.due = None;
-        match instance.phase {
-            Phase::Creating => self.make_container(now, id),
-            Phase::Loading => self.run(now, id),
-            Phase::Running => self.strike(now, id, market_s),
-            Phase::Scheduling => self.schedule(now, id, market_s),
-            Phase::Offline => self.come_back(now, id),
-            Phase::Exited | Phase::Stopped | Phase::Gone => {}
-        }
-    }
-
-    /// From the queue to the pull of its image, as far as its fate lets it.
-    fn make_container(&mut self, now: At, id: u64) {
-        let clock = self.clock;
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        let pull = now.plus(clock.real(instance.fate.pull_s));
-        match instance.fate.boot.clone() {
-            Boot::NeverBoots => {}
-            Boot::Vanishes => {
-                instance.end(now, "lost its offer to another buyer");
-                self.processes.kill(id);
-            }
-            Boot::Waits => instance.enter(now, Phase::Scheduling, None),
-            Boot::StuckLoading => {
-                instance.status_msg = "Pulling image: 61%".into();
-                instance.enter(now, Phase::Loading, None);
-            }
-            Boot::Error(message) => {
-                instance.status_msg = message.into();
-                instance.enter(now, Phase::Loading, None);
-            }
-            Boot::Fine => {
-                instance.status_msg = format!("Pulling {}", instance.rental.image);
-                let traffic = self.settings.pull_gb * instance.hardware.down_usd_per_gb;
-                let traffic = traffic * instance.bill_scale;
-                instance.meter.charge_traffic(now, traffic);
-                instance.enter(now, Phase::Loading, Some(pull));
-            }
-        }
-    }
-
-    /// Starts its container.
-    fn run(&mut self, now: At, id: u64) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        let started = launch::of(instance, &self.settings, &self.clock)
-            .and_then(|launch| Ok(self.processes.start(launch)?));
-        if let Err(error) = started {
-            instance.status_msg = format!("Error response from daemon: {error:#}");
-            return;
-        }
-        instance.starts += 1;
-        instance.status_msg = format!("success, running {}", instance.rental.image);
-        let fate = &instance.fate;
-        let first = [
-            fate.offline_after_s,
-            fate.outbid_after_s.filter(|_| instance.is_bid()),
-        ];
-        let first = first.into_iter().flatten().reduce(f64::min);
-        let due = first.map(|after_s| now.plus(self.clock.real(after_s)));
-        instance.enter(now, Phase::Running, due);
-    }
-
-    /// What its fate holds for it while it runs.
-    fn strike(&mut self, now: At, id: u64, market_s: f64) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        let fate = &mut instance.fate;
-        let offline = fate.offline_after_s.unwrap_or(f64::INFINITY);
-        if fate.outbid_after_s.is_some_and(|outbid| outbid <= offline) {
-            fate.outbid_after_s = None;
-            self.outbid(now, id, market_s);
-        } else {
-            self.go_offline(now, id);
-        }
-    }
-
-    /// Its host is lost, with all that runs on it.
-    pub fn go_offline(&mut self, now: At, id: u64) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        instance.fate.offline_after_s = None;
-        let back = instance.fate.back_after_s;
-        let back = back.map(|after_s| now.plus(self.clock.real(after_s)));
-        instance.enter(now, Phase::Offline, back);
-        self.processes.kill(id);
-    }
-
-    fn come_back(&mut self, now: At, id: u64) {
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.enter(now, Phase::Loading, Some(now));
-        }
-    }
-
-    /// Somebody bids more: its GPUs go, it waits for them.
-    pub fn outbid(&mut self, now: At, id: u64, market_s: f64) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        self.market.take_away(instance.machine, market_s, 1_800.0);
-        instance.ports.clear();
-        instance.status_msg = "outbid: waiting for its GPUs".into();
-        let due = now.plus(self.clock.real(5.0));
-        instance.enter(now, Phase::Scheduling, Some(due));
-        self.processes.kill(id);
-    }
-
-    /// Gives it its GPUs, if nobody has them and its fate lets it; else it is looked at again soon.
-    fn schedule(&mut self, now: At, id: u64, market_s: f64) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        let machine = &self.market.machines[instance.machine];
-        let free = machine.holder == Holder::Nobody;
-        let pays = instance
-            .rental
-            .price
-            .is_none_or(|bid| bid >= machine.min_bid);
-        if free && pays && instance.fate.restarts {
-            self.market.claim(instance.machine, id, market_s);
-            let after_s = instance.fate.restart_s;
-            let due = now.plus(self.clock.real(after_s));
-            instance.status_msg.clear();
-            instance.enter(now, Phase::Loading, Some(due));
-        } else {
-            instance.due = Some(now.plus(self.clock.real(5.0)));
-        }
-    }
-
-    /// A container ended without anybody's order.
-    pub fn container_ended(&mut self, now: At, ended: Ended) {
-        if self.processes.is_current(ended) {
-            self.exit(now, ended.instance);
-        }
-    }
-
-    pub fn exit(&mut self, now: At, id: u64) {
-        self.processes.kill(id);
-        if let Some(instance) = self.instances.get_mut(&id)
-            && instance.phase == Phase::Running
-        {
-            instance.ports.clear();
-            instance.enter(now, Phase::Exited, None);
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Answers in Vast's shapes.
 
 use axum::http::StatusCode;
+use axum::http::header::{HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -12,6 +13,8 @@ use crate::fakes::vast::world::Refusal;
 pub struct Answer {
     status: StatusCode,
     body: Body,
+    /// Seconds.
+    retry_after: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -25,6 +28,7 @@ impl Answer {
         Self {
             status: StatusCode::OK,
             body: Body::Json(body),
+            retry_after: None,
         }
     }
 
@@ -37,6 +41,7 @@ impl Answer {
         Self {
             status,
             body: Body::Text(text.to_owned()),
+            retry_after: None,
         }
     }
 
@@ -44,6 +49,7 @@ impl Answer {
         Self {
             status,
             body: Body::Json(json!({ "success": false, "error": error, "msg": msg })),
+            retry_after: None,
         }
     }
 
@@ -84,8 +90,18 @@ impl Answer {
         Self::plain(StatusCode::TOO_MANY_REQUESTS, &text)
     }
 
-    pub fn too_many() -> Self {
-        Self::plain(StatusCode::TOO_MANY_REQUESTS, "API requests too frequent")
+    /// In one of the shapes that are known: plain text, or JSON with or without a time to wait.
+    pub fn too_many(shape: u8) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let text = "API requests too frequent";
+        match shape % 3 {
+            0 => Self::plain(status, text),
+            shape => Self {
+                status,
+                body: Body::Json(json!({ "detail": text })),
+                retry_after: (shape == 1).then_some(1),
+            },
+        }
     }
 
     pub fn refusal(refusal: Refusal, call: &Call) -> Self {
@@ -147,6 +163,17 @@ impl Answer {
     }
 
     pub fn into_response(self) -> Response {
+        let retry_after = self.retry_after;
+        let mut response = self.without_header();
+        if let Some(seconds) = retry_after {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
+    fn without_header(self) -> Response {
         match self.body {
             // The command line refuses any other content type, a charset included.
             Body::Json(body) => {

@@ -181,7 +181,9 @@ fn answer(world: &mut World, now: At, call: &Call) -> (Answer, Trouble) {
             .err()
             .map(|_| Answer::too_early(endpoint.threshold_s()))
     });
-    let refused = limited.flatten().or(many.then(Answer::too_many));
+    let refused = limited
+        .flatten()
+        .or(many.then(|| Answer::too_many(rng.u8(..))));
     if let Some(answer) = refused {
         note(world, now, call, Some(caller), &answer, false, true);
         return (answer, Trouble::None);

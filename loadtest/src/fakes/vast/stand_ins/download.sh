@@ -25,6 +25,26 @@ for word in "$@"; do
     previous=$word
 done
 if [ -n "$loopback" ] || [ -z "$remote" ]; then
+    # A port of this container has another number outside.
+    count=$#
+    while [ "$count" -gt 0 ]; do
+        word=$1
+        shift
+        case $word in
+        http://127.0.0.1:* | http://localhost:*)
+            rest=${word#http://*:}
+            port=${rest%%/*}
+            outside=
+            case $port in
+            '' | *[!0-9]*) ;;
+            *) eval "outside=\${VAST_TCP_PORT_$port:-}" ;;
+            esac
+            if [ -n "$outside" ]; then word=http://127.0.0.1:$outside${rest#"$port"}; fi
+            ;;
+        esac
+        set -- "$@" "$word"
+        count=$((count - 1))
+    done
     PATH=$FAKE_VAST_REAL_PATH
     export PATH
     exec "$program" "$@"
