@@ -3,6 +3,7 @@
 mod background;
 mod certificate;
 mod changes;
+mod control_path;
 mod handover;
 mod listen;
 mod reload;
@@ -119,7 +120,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     let proxy_settings = Arc::new(ArcSwap::from_pointee(proxy_settings));
 
     let spending = Arc::new(ArcSwap::from_pointee(settings.spending.clone()));
-    let scaler = Scaler::new(
+    let scaler = Arc::new(Scaler::new(
         Arc::clone(&fleet),
         Markets {
             local: local.clone(),
@@ -130,7 +131,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         Arc::clone(&decisions),
         Arc::clone(&spending),
         settings.scaler_interval,
-    );
+    ));
     let prober = Prober::new(Arc::clone(&fleet), Arc::clone(&metrics));
     let token = settings.admin_token.as_ref();
     let admin_token = Arc::new(ArcSwapOption::from_pointee(
@@ -152,7 +153,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     let access_log = Arc::new(access_log(&settings, &metrics)?);
     let control = background::Control {
         access_log: Arc::clone(&access_log),
-        scaler,
+        scaler: Arc::clone(&scaler),
         prober,
         reloader: Arc::clone(&reloader),
         reload_on_change: settings.reload_on_change,
@@ -171,6 +172,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         decisions,
         token: admin_token,
         reload: Box::new(move || reloader.reload()),
+        control: Box::new(control_path::AskScaler(scaler)),
     };
     let gateway = Gateway::new(
         fleet,

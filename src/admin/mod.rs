@@ -1,6 +1,8 @@
-//! The admin port: metrics, health, the fleet, recent decisions, reload.
+//! The admin port: metrics, health, the fleet, plans and why, reload.
 
+mod control;
 mod fleet_view;
+mod queries;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use pingora::protocols::http::ServerSession;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub use self::control::{ControlPath, NoLogs};
 use crate::fleet::Fleet;
 use crate::telemetry::{DecisionLog, Metrics, now};
 
@@ -53,6 +56,7 @@ pub struct Admin {
     /// Needed by calls that change something; without one they are refused.
     pub token: Arc<ArcSwapOption<AdminToken>>,
     pub reload: Box<dyn Fn() -> ReloadResult + Send + Sync>,
+    pub control: Box<dyn ControlPath>,
 }
 
 /// The admin token as it is kept: its hash.
@@ -74,6 +78,7 @@ impl AdminToken {
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
+const READ_ONLY: &str = "/metrics /healthz /readyz /fleet /decisions /plan /offers /logs/WORKER";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[async_trait]
@@ -87,23 +92,15 @@ impl ServeHttp for Admin {
             // Zero workers is ready: requests are held while the scaler starts one.
             (&Method::GET, "/readyz") if self.fleet.is_leaving() => answer(503, TEXT, "leaving\n"),
             (&Method::GET, "/readyz") => answer(200, TEXT, "ready\n"),
-            (&Method::GET, "/fleet") => {
-                match serde_json::to_vec(&fleet_view::of(&self.fleet, now())) {
-                    Ok(body) => answer(200, JSON, body),
-                    Err(error) => answer(500, TEXT, format!("{error}\n")),
-                }
-            }
+            (&Method::GET, "/fleet") => json(&fleet_view::of(&self.fleet, now())),
             (&Method::GET, "/decisions") => answer(200, JSON, self.decisions.recent_json()),
             (&Method::POST, "/reload") => self.guarded(authorization, || self.reload()),
-            (_, "/metrics" | "/healthz" | "/readyz" | "/fleet" | "/decisions") => {
-                answer(405, TEXT, "GET only\n")
-            }
             (_, "/reload") => answer(405, TEXT, "POST only\n"),
-            _ => answer(
-                404,
-                TEXT,
-                "/metrics /healthz /readyz /fleet /decisions, POST /reload\n",
-            ),
+            (&Method::GET, path) => match self.query(path, head.uri.query().unwrap_or("")).await {
+                Some(response) => response,
+                None => answer(404, TEXT, format!("{READ_ONLY}, POST /reload\n")),
+            },
+            _ => answer(405, TEXT, format!("GET {READ_ONLY}, POST /reload\n")),
         }
     }
 }
@@ -144,6 +141,13 @@ impl Admin {
                 format!("{mistakes}\nthe old configuration stays\n"),
             ),
         }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Vec<u8>> {
+    match serde_json::to_vec(value) {
+        Ok(body) => answer(200, JSON, body),
+        Err(error) => answer(500, TEXT, format!("{error}\n")),
     }
 }
 

@@ -41,7 +41,7 @@ const RETAKE_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Control {
     pub(super) access_log: Arc<AccessLog>,
-    pub(super) scaler: Scaler,
+    pub(super) scaler: Arc<Scaler>,
     pub(super) prober: Prober,
     pub(super) reloader: Arc<Reloader>,
     pub(super) reload_on_change: bool,

@@ -10,6 +10,7 @@ mod money;
 mod outlook;
 mod passage;
 mod plan;
+mod preview;
 mod rental;
 mod request;
 mod resume;
@@ -38,6 +39,7 @@ pub use money::{
 pub use outlook::{LENGTH_BINS, Outlook, length_bin, length_bin_start};
 pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};
 pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};
+pub use preview::{GroupOffers, PlanPreview};
 pub use rental::{
     Account, Charge, Hardware, Instance, InstanceState, MachineKey, Offer, Rental, RentalLabel,
     RentalState,

@@ -9,6 +9,7 @@ mod handover;
 mod memory;
 mod money;
 mod observe;
+mod preview;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::fleet::{EndpointFleet, Fleet};
 use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::policy::plan_scaling;
-use crate::policy::scaling::DecisionRecord;
+use crate::policy::scaling::{DecisionRecord, GroupSupply};
 use crate::telemetry::{DecisionLog, Metrics, now};
 use books::Books;
 use calls::Calls;
@@ -192,30 +193,42 @@ impl Scaler {
         }
         let groups = self.group_supply(endpoint).await;
         let at = now();
-        let settings = endpoint.settings().scaling.clone();
-        let (record, actions) = {
-            let mut memories = self.memory.lock();
-            let memory = memories.entry(endpoint.name.clone()).or_default();
-            let mut inputs = memory.inputs(endpoint, groups, at);
-            self.hide_forced(&mut inputs);
-            let (plan, after) = plan_scaling(&inputs, &memory.scaling, &settings, at);
-            let before = std::mem::replace(&mut memory.scaling, after.clone());
-            let record = DecisionRecord {
-                at,
-                inputs,
-                memory: before,
-                settings,
-                plan: plan.clone(),
-                memory_after: after,
-            };
-            (record, plan)
-        };
+        let record = self.decide(endpoint, groups, at);
+        let actions = record.plan.clone();
+        self.memory
+            .lock()
+            .entry(endpoint.name.clone())
+            .or_default()
+            .scaling = record.memory_after.clone();
         if !actions.actions.is_empty() {
             self.decisions.record(&record);
         }
         endpoint.set_last_plan(actions.clone());
         for planned in actions.actions {
             self.carry_out(endpoint, planned, at);
+        }
+    }
+
+    /// What should be done now, with all it is made from; nothing is remembered of it yet.
+    fn decide(
+        &self,
+        endpoint: &EndpointFleet,
+        groups: Vec<GroupSupply>,
+        at: Timestamp,
+    ) -> DecisionRecord {
+        let settings = endpoint.settings().scaling.clone();
+        let mut memories = self.memory.lock();
+        let memory = memories.entry(endpoint.name.clone()).or_default();
+        let mut inputs = memory.inputs(endpoint, groups, at);
+        self.hide_forced(&mut inputs);
+        let (plan, memory_after) = plan_scaling(&inputs, &memory.scaling, &settings, at);
+        DecisionRecord {
+            at,
+            inputs,
+            memory: memory.scaling.clone(),
+            settings,
+            plan,
+            memory_after,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::policy::scaling::GroupSupply;
 use crate::telemetry::now;
 
 /// No market call holds the scaler longer than this.
-const LISTING_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const LISTING_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Scaler {
     /// Lists one market and tells the workers concerned. A failed listing says nothing about anybody.

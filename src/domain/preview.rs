@@ -1,0 +1,41 @@
+//! What the control path would do now, shown before it is done.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    EndpointName, GroupName, MarketKind, Offer, PlannedAction, Timestamp, TokensPerSecond,
+    UsdPerHour,
+};
+
+/// One endpoint's next plan, and what it is made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanPreview {
+    pub endpoint: EndpointName,
+    pub market: MarketKind,
+    pub at: Timestamp,
+    /// Capacity of workers that serve.
+    pub running: TokensPerSecond,
+    /// Capacity of workers that boot.
+    pub starting: TokensPerSecond,
+    /// Capacity of workers kept without running.
+    pub stopped: TokensPerSecond,
+    pub predicted_load: TokensPerSecond,
+    pub wanted: TokensPerSecond,
+    pub prepared_wanted: TokensPerSecond,
+    pub waiting_requests: usize,
+    pub usd_per_hour: UsdPerHour,
+    pub actions: Vec<PlannedAction>,
+    /// The spending limit that lets nothing be rented now.
+    pub refused: Option<String>,
+    pub offers: Vec<GroupOffers>,
+}
+
+/// What a market has for one worker group, the next one to be rented first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupOffers {
+    pub endpoint: EndpointName,
+    pub group: GroupName,
+    pub offers: Vec<Offer>,
+    /// Why the market could not be asked.
+    pub problem: Option<String>,
+}

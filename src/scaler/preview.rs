@@ -1,0 +1,120 @@
+//! What would be done now, for those who ask: the same inputs and the same decision as a tick's, carried out by nobody.
+
+use std::sync::Arc;
+
+use super::Scaler;
+use super::observe::LISTING_TIMEOUT;
+use crate::domain::{
+    EndpointName, FleetSnapshot, GroupOffers, PlanPreview, ScalingPlan, TokensPerSecond, WorkerId,
+    WorkerPhase,
+};
+use crate::fleet::EndpointFleet;
+use crate::market::MarketError;
+use crate::telemetry::now;
+
+/// Log lines asked for at most.
+const LOG_LINES_MAX: u32 = 10_000;
+
+impl Scaler {
+    /// The next plan of each endpoint that rents.
+    pub async fn preview(&self) -> Vec<PlanPreview> {
+        let mut plans = Vec::new();
+        for endpoint in self.fleet.endpoints().values() {
+            if self.is_rented(endpoint) || endpoint.is_removed() {
+                plans.push(self.preview_of(endpoint).await);
+            }
+        }
+        plans
+    }
+
+    async fn preview_of(&self, endpoint: &Arc<EndpointFleet>) -> PlanPreview {
+        let offers = self.offers_of(endpoint).await;
+        let groups = self.group_supply(endpoint).await;
+        let record = self.decide(endpoint, groups, now());
+        let snapshot = &record.inputs.snapshot;
+        let plan = match self.is_spending_stopped() {
+            true => ScalingPlan::default(),
+            false => record.plan,
+        };
+        PlanPreview {
+            endpoint: endpoint.name.clone(),
+            market: endpoint.settings().market,
+            at: record.at,
+            running: speed_in(snapshot, |phase| phase.is_ready()),
+            starting: speed_in(snapshot, |phase| phase == WorkerPhase::Starting),
+            stopped: speed_in(snapshot, |phase| phase == WorkerPhase::Stopped),
+            predicted_load: plan.predicted_load,
+            wanted: plan.wanted,
+            prepared_wanted: plan.prepared_wanted,
+            waiting_requests: snapshot.waiting.requests,
+            usd_per_hour: self.guard.committed(endpoint),
+            actions: plan.actions,
+            refused: self
+                .guard
+                .headroom(endpoint, record.at)
+                .err()
+                .map(|refusal| refusal.to_string()),
+            offers,
+        }
+    }
+
+    /// What could be rented now; `None`: for every endpoint that rents.
+    pub async fn offers(&self, wanted: Option<&EndpointName>) -> Vec<GroupOffers> {
+        let mut all = Vec::new();
+        for endpoint in self.fleet.endpoints().values() {
+            let asked = wanted.is_none_or(|name| *name == endpoint.name);
+            if asked && self.is_rented(endpoint) {
+                all.extend(self.offers_of(endpoint).await);
+            }
+        }
+        all
+    }
+
+    async fn offers_of(&self, endpoint: &EndpointFleet) -> Vec<GroupOffers> {
+        let settings = endpoint.settings();
+        let mut all = Vec::with_capacity(settings.groups.len());
+        for group in &settings.groups {
+            let found = match self.markets.get(settings.market) {
+                Some(market) => tokio::time::timeout(LISTING_TIMEOUT, market.offers(group))
+                    .await
+                    .unwrap_or_else(|_| Err(MarketError::Unavailable("search timed out".into()))),
+                None => Err(MarketError::Refused("the market is not built in".into())),
+            };
+            let (mut offers, problem) = match found {
+                Ok(offers) => (offers, None),
+                Err(error) => (Vec::new(), Some(error.to_string())),
+            };
+            offers.sort_by(|a, b| a.usd_per_hour.0.total_cmp(&b.usd_per_hour.0));
+            all.push(GroupOffers {
+                endpoint: endpoint.name.clone(),
+                group: group.name.clone(),
+                offers,
+                problem,
+            });
+        }
+        all
+    }
+
+    /// The last lines that a worker wrote.
+    pub async fn logs(&self, worker: &WorkerId, lines: u32) -> Result<String, MarketError> {
+        let endpoints = self.fleet.endpoints();
+        let found = endpoints
+            .values()
+            .find_map(|endpoint| Some((endpoint.settings().market, endpoint.worker(worker)?)));
+        let (kind, worker) = found.ok_or(MarketError::NotFound)?;
+        let instance = worker.instance().ok_or(MarketError::NotFound)?;
+        let market = self.markets.get(kind).ok_or(MarketError::NotFound)?;
+        let asked = market.logs(&instance, lines.min(LOG_LINES_MAX));
+        tokio::time::timeout(LISTING_TIMEOUT, asked)
+            .await
+            .unwrap_or_else(|_| Err(MarketError::Unavailable("timed out".into())))
+    }
+}
+
+fn speed_in(snapshot: &FleetSnapshot, within: impl Fn(WorkerPhase) -> bool) -> TokensPerSecond {
+    let workers = snapshot.workers.iter();
+    workers
+        .filter(|worker| within(worker.phase))
+        .map(|worker| worker.speed)
+        .sum()
+}
