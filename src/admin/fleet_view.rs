@@ -70,6 +70,8 @@ struct WorkerRow {
     requests_total: u64,
     /// Why the scaler last did something with it.
     last_reason: String,
+    /// What its market says of its machine: progress of a pull, an error.
+    market_message: String,
 }
 
 pub(super) fn of(fleet: &Fleet, now: Timestamp) -> FleetView {
@@ -136,6 +138,7 @@ fn rows(endpoint: &EndpointFleet, snapshot: FleetSnapshot) -> Vec<WorkerRow> {
                 output_tokens_total: totals.output_tokens,
                 requests_total: totals.requests,
                 last_reason: worker.last_reason(),
+                market_message: worker.market_message(),
                 view,
             })
         })

@@ -77,6 +77,7 @@ pub struct Worker {
     /// Requests that succeeded since.
     finished: AtomicU32,
     last_reason: Mutex<String>,
+    market_message: Mutex<String>,
     evictor: Evictor,
 }
 
@@ -106,6 +107,7 @@ impl Worker {
             health: Mutex::default(),
             finished: AtomicU32::new(0),
             last_reason: Mutex::new(String::new()),
+            market_message: Mutex::new(String::new()),
             evictor: Evictor::default(),
             spec,
         }
@@ -256,6 +258,18 @@ impl Worker {
 
     pub fn set_last_reason(&self, reason: impl Into<String>) {
         *self.last_reason.lock() = reason.into();
+    }
+
+    /// What its market last said of its machine; may be empty.
+    pub fn market_message(&self) -> String {
+        self.market_message.lock().clone()
+    }
+
+    pub fn set_market_message(&self, message: &str) {
+        let mut kept = self.market_message.lock();
+        if *kept != message {
+            message.clone_into(&mut kept);
+        }
     }
 
     pub fn speed(&self) -> TokensPerSecond {

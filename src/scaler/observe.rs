@@ -101,6 +101,7 @@ impl Scaler {
             worker.set_phase(WorkerPhase::Starting, now());
         }
         worker.set_instance(instance.id.clone());
+        worker.set_market_message(&instance.message);
         let price = self.price_of(endpoint, worker, instance);
         worker.set_price(price);
         self.books.seen(worker.id(), instance, price, shown_at);
