@@ -44,7 +44,7 @@ const MEETING_PLACES: [&str; 5] = ["app", "cli", "main", "lib", "layering_test"]
 const ONLY_IN: [(&str, &[&str]); 9] = [
     ("pingora", &["proxy", "admin"]),
     ("rusqlite", &["ledger"]),
-    ("reqwest", &["probe", "market"]),
+    ("reqwest", &["probe", "market", "cli"]),
     ("serde_saphyr", &["config"]),
     ("prometheus", &["telemetry", "admin", "proxy"]),
     ("sysinfo", &["market"]),

@@ -1,18 +1,26 @@
 //! The command line, one file a command.
 
+mod ask;
 mod check;
+mod completions;
+mod exit;
+mod plan;
 mod run;
+mod show;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::ask::Gateway;
+use self::exit::Trouble;
 use crate::app::Origin;
 use crate::config::{self, Config, Mistakes};
 
 #[derive(Parser)]
-#[command(name = "tidegate", version, about, max_term_width = 100)]
+#[command(name = "tidegate", version, about, max_term_width = 100, after_help = exit::EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -24,6 +32,12 @@ enum Command {
     Run(run::Arguments),
     /// Read a configuration and list every mistake in it; exit 1 if there is one.
     Check(check::Arguments),
+    /// Show what would be rented and released now, and why; nothing is.
+    Plan(plan::Arguments),
+    /// Show workers, demand and what it costs.
+    Status(status::Arguments),
+    /// Print a script that completes commands in a shell.
+    Completions(completions::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -33,10 +47,49 @@ struct Source {
     config: Option<PathBuf>,
 }
 
+/// The gateway that is asked, and how its answer is printed.
+#[derive(clap::Args)]
+struct Asked {
+    #[command(flatten)]
+    source: Source,
+    /// The running gateway's admin port. Without it: admin_listen of the configuration.
+    #[arg(long, env = "TIDEGATE_ADMIN", value_name = "URL")]
+    admin: Option<String>,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
+        Command::Plan(arguments) => in_runtime(plan::plan(&arguments)),
+        Command::Status(arguments) => in_runtime(status::status(&arguments)),
+        Command::Completions(arguments) => {
+            completions::completions(&arguments);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn in_runtime(command: impl Future<Output = Result<ExitCode, Trouble>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    exit::end(match runtime {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => Err(anyhow::Error::from(error).into()),
+    })
+}
+
+impl Asked {
+    fn gateway(&self) -> Result<Gateway, Trouble> {
+        if let Some(url) = &self.admin {
+            return Gateway::at(url, None);
+        }
+        let config = self.source.load()?;
+        Gateway::at(&ask::url_of(config.server.admin_listen), None)
     }
 }
 

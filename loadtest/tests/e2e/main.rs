@@ -4,6 +4,7 @@ mod access_log;
 mod admin;
 mod bad_input;
 mod change;
+mod cli;
 mod clients;
 mod eavesdropper;
 mod failures;

@@ -1,0 +1,196 @@
+//! `tidegate plan`
+
+use std::process::ExitCode;
+
+use super::Asked;
+use super::exit::{self, Trouble};
+use super::show::{self, Grid};
+use crate::domain::{GroupOffers, PlanPreview, PlannedAction, Release, ScalingAction};
+
+/// Offers shown of each group.
+const OFFERS_SHOWN: usize = 5;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    asked: Asked,
+}
+
+pub(super) async fn plan(arguments: &Arguments) -> Result<ExitCode, Trouble> {
+    let gateway = arguments.asked.gateway()?;
+    let plans: Vec<PlanPreview> = gateway.json("/plan").await?;
+    if arguments.asked.json {
+        show::print_json(&plans);
+    } else {
+        show::print(&text_of(&plans));
+    }
+    let limited = plans.iter().any(|plan| plan.refused.is_some());
+    Ok(ExitCode::from(if limited { exit::LIMITED } else { 0 }))
+}
+
+fn text_of(plans: &[PlanPreview]) -> String {
+    if plans.is_empty() {
+        return "no endpoint rents: all workers are given\n".into();
+    }
+    let texts: Vec<String> = plans.iter().map(endpoint_text).collect();
+    texts.join("\n")
+}
+
+fn endpoint_text(plan: &PlanPreview) -> String {
+    let mut text = format!(
+        "{} ({})\n  {} tokens/s run, {} start, {} are stopped; {} wanted for a load of {}; {} requests wait; {}/h\n",
+        plan.endpoint,
+        plan.market.as_str(),
+        show::speed(plan.running),
+        show::speed(plan.starting),
+        show::speed(plan.stopped),
+        show::speed(plan.wanted),
+        show::speed(plan.predicted_load),
+        plan.waiting_requests,
+        show::price(plan.usd_per_hour),
+    );
+    if plan.actions.is_empty() {
+        text.push_str("  nothing to do\n");
+    }
+    for planned in &plan.actions {
+        text.push_str(&format!("  {}: {}\n", order(planned), planned.reason));
+    }
+    if let Some(refused) = &plan.refused {
+        text.push_str(&format!("  nothing can be rented: {refused}\n"));
+    }
+    for group in &plan.offers {
+        text.push_str(&offers_text(group));
+    }
+    text
+}
+
+fn order(planned: &PlannedAction) -> String {
+    match &planned.action {
+        ScalingAction::Rent { group } => format!("rent one of {group}"),
+        ScalingAction::Restart { worker } => format!("start {worker} again"),
+        ScalingAction::Drain { worker, then } => {
+            let then = match then {
+                Release::Stop => "stop",
+                Release::Destroy => "destroy",
+            };
+            format!("drain {worker}, then {then} it")
+        }
+        ScalingAction::CancelDrain { worker } => format!("keep {worker} after all"),
+        ScalingAction::Destroy { worker } => format!("destroy {worker}"),
+    }
+}
+
+fn offers_text(group: &GroupOffers) -> String {
+    if let Some(problem) = &group.problem {
+        return format!("  offers for {}: {problem}\n", group.group);
+    }
+    if group.offers.is_empty() {
+        return format!("  offers for {}: none fits\n", group.group);
+    }
+    let mut grid = Grid::new(&[
+        "OFFER",
+        "GPUS",
+        ">$/H",
+        "KIND",
+        ">RELIABILITY",
+        "LOCATION",
+        "HOST",
+    ]);
+    for offer in group.offers.iter().take(OFFERS_SHOWN) {
+        let hardware = offer.hardware.as_ref();
+        let of =
+            |tell: fn(&crate::domain::Hardware) -> String| hardware.map(tell).unwrap_or_default();
+        grid.row([
+            offer.id.to_string(),
+            of(|hardware| format!("{}x {}", hardware.gpu_count, hardware.gpu_name)),
+            show::price(offer.usd_per_hour),
+            if offer.interruptible {
+                "interruptible"
+            } else {
+                "on demand"
+            }
+            .to_owned(),
+            of(|hardware| format!("{:.1}%", hardware.reliability * 100.0)),
+            of(|hardware| hardware.location.clone()),
+            of(|hardware| format!("{}/{}", hardware.machine.host, hardware.machine.machine)),
+        ]);
+    }
+    let more = match group.offers.len().saturating_sub(OFFERS_SHOWN) {
+        0 => String::new(),
+        more => format!("    and {more} more: tidegate offers {}\n", group.endpoint),
+    };
+    format!("  offers for {}:\n{}{more}", group.group, grid.indented(4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        EndpointName, GroupName, MarketKind, Offer, OfferId, Reason, Timestamp, TokensPerSecond,
+        UsdPerHour,
+    };
+
+    fn preview(actions: Vec<PlannedAction>, offers: usize) -> PlanPreview {
+        let offers = (0..offers)
+            .map(|n| Offer::plain(OfferId::new(format!("o{n}")), UsdPerHour(0.2 + n as f64)));
+        PlanPreview {
+            endpoint: EndpointName::new("chat"),
+            market: MarketKind::Vast,
+            at: Timestamp::from_millis(1),
+            running: TokensPerSecond(100.0),
+            starting: TokensPerSecond::ZERO,
+            stopped: TokensPerSecond::ZERO,
+            predicted_load: TokensPerSecond(150.0),
+            wanted: TokensPerSecond(170.0),
+            prepared_wanted: TokensPerSecond(170.0),
+            waiting_requests: 2,
+            usd_per_hour: UsdPerHour(0.3),
+            actions,
+            refused: None,
+            offers: vec![GroupOffers {
+                endpoint: EndpointName::new("chat"),
+                group: GroupName::new("small"),
+                offers: offers.collect(),
+                problem: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_plan_says_what_it_would_rent_why_and_at_what_price() {
+        let rent = PlannedAction {
+            action: ScalingAction::Rent {
+                group: GroupName::new("small"),
+            },
+            reason: Reason::CapacityBelowWanted {
+                have: TokensPerSecond(100.0),
+                wanted: TokensPerSecond(170.0),
+            },
+        };
+        let text = text_of(&[preview(vec![rent], 1)]);
+        for part in [
+            "chat (vast)",
+            "rent one of small: 100 of 170",
+            "o0",
+            "$0.2000",
+        ] {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_plan_without_orders_and_offers_says_so() {
+        let text = text_of(&[preview(Vec::new(), 0)]);
+        assert!(
+            text.contains("nothing to do") && text.contains("none fits"),
+            "{text}"
+        );
+        assert!(text_of(&[]).contains("no endpoint rents"));
+    }
+
+    #[test]
+    fn more_offers_than_fit_are_counted() {
+        let text = text_of(&[preview(Vec::new(), OFFERS_SHOWN + 3)]);
+        assert!(text.contains("and 3 more: tidegate offers chat"), "{text}");
+    }
+}
