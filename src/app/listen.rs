@@ -55,7 +55,8 @@ pub(super) fn raise_descriptor_limit(limits: &ConnectionLimits) {
         true => wanted.current,
         false => now.current,
     };
-    if let Some(has) = has.filter(|has| *has < needed) {
+    // What is set aside is a guess: only a limit that the connections themselves can reach is worth a word.
+    if let Some(has) = has.filter(|has| *has < needed - DESCRIPTORS_ASIDE) {
         tracing::warn!(
             "{has} file descriptors are allowed; connections.max may need {needed}: raise the limit, or lower the setting"
         );

@@ -141,13 +141,25 @@ fn access_log(s: &Section) -> AccessLogTo {
 fn log(s: &Section) -> String {
     let filter = s.parsed("log", "info".to_owned(), "a log filter");
     if let Some(node) = s.get("log")
-        && EnvFilter::try_new(&filter).is_err()
+        && !is_log_filter(&filter)
     {
         let expected = "error, warn, info, debug, or a filter such as info,tidegate::scaler=debug";
         s.reader
             .mistake_at(node, format!("log is {}", shown(node)), expected);
     }
     filter
+}
+
+/// A word that is no level would be taken for the name of a target, and silence all others.
+fn is_log_filter(filter: &str) -> bool {
+    let words = filter.split(',').map(str::trim);
+    let mut plain = words.filter(|word| !word.contains(['=', '[', ':']));
+    let levels = ["trace", "debug", "info", "warn", "error", "off"];
+    EnvFilter::try_new(filter).is_ok()
+        && plain.all(|word| {
+            let word = word.to_ascii_lowercase();
+            levels.contains(&word.as_str()) || word.parse::<u8>().is_ok_and(|level| level <= 5)
+        })
 }
 
 fn local_market(s: &Section) -> LocalMarketConfig {

@@ -491,4 +491,23 @@ fn a_wrong_log_filter_is_found_before_the_start() {
         "log: tidegate=loud=er\n",
         &["tidegate.yaml:1:6: log is \"tidegate=loud=er\"; expected error, warn"],
     );
+    check(
+        "log: verbose\n",
+        GOOD,
+        &["tidegate.yaml:1:6: log is \"verbose\"; expected error, warn"],
+    );
+    check(
+        "log: 'info,tidegate'\n",
+        GOOD,
+        &["tidegate.yaml:1:6: log is"],
+    );
+    for right in [
+        "debug",
+        "INFO",
+        "off",
+        "info,tidegate::scaler=debug",
+        "tidegate=trace",
+    ] {
+        parse_both(&format!("log: '{right}'\n"), GOOD).expect(right);
+    }
 }
