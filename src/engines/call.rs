@@ -10,7 +10,7 @@ use super::json::{JsonError, JsonObject};
 use super::obstacle;
 use super::prefix;
 use super::prompt::{PROMPT_FORMS, Prompt, TextLength};
-use crate::domain::{Api, Prefix, RequestLimits};
+use crate::domain::{Api, EngineKind, Prefix, RequestLimits};
 
 /// Most choices (`n`, `best_of`) one request may ask for.
 const CHOICES_MAX: u64 = 128;
@@ -32,11 +32,28 @@ pub struct Call {
     pub model: Option<String>,
     /// The client asked for the usage at the end of the stream.
     pub usage_wanted: bool,
+    /// llama.cpp's own limit, in a call of OpenAI's.
+    n_predict: Option<i64>,
     /// For TGI's routes, what translation needs.
     pub(super) generate: Option<GenerateParameters>,
 }
 
 impl Call {
+    /// The most tokens this engine is told to make. llama.cpp looks at its own field first, on OpenAI's routes too.
+    pub(super) fn limit_for(&self, engine: EngineKind) -> Option<u32> {
+        match self.n_predict {
+            Some(own) if engine == EngineKind::LlamaCpp => {
+                u32::try_from(own).ok().filter(|n| *n > 0)
+            }
+            _ => self.max_new_tokens,
+        }
+    }
+
+    /// The same before it is known who answers.
+    pub fn limit_hint(&self) -> Option<u32> {
+        self.max_new_tokens.or(self.limit_for(EngineKind::LlamaCpp))
+    }
+
     /// Tokens are drawn by chance.
     pub fn samples(&self) -> bool {
         match &self.generate {
@@ -121,6 +138,7 @@ fn read_generate(
         choices: parameters.best_of,
         model,
         usage_wanted: false,
+        n_predict: None,
         generate: Some(parameters),
     })
 }
@@ -161,9 +179,20 @@ fn read_openai(
         choices: n.max(best_of).saturating_mul(prompts),
         model,
         usage_wanted: usage_wanted(&body, streamed)?,
+        n_predict: n_predict(&body, longest)?,
         generate: None,
         body,
     })
+}
+
+/// Below 1: as many as there is room for.
+fn n_predict(body: &JsonObject, longest: u64) -> Result<Option<i64>, BadRequest> {
+    let number: Option<i64> = read(body, "n_predict", "must be a whole number")?;
+    if number.is_some_and(|number| u64::try_from(number).is_ok_and(|number| number > longest)) {
+        let problem = format!("must be at most {longest}");
+        return Err(BadRequest::about("n_predict", problem));
+    }
+    Ok(number)
 }
 
 fn prefix_of(body: &JsonObject, text: &str) -> Prefix {

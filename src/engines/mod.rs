@@ -32,7 +32,7 @@ pub use errors::{
     ErrorKind, error_body, message_of, status_for, stream_error_event, translate_error,
 };
 pub use json::{JsonError, JsonObject};
-pub use resume::{end_at_limit, is_at_limit, resume};
+pub use resume::{can_go_on, end_at_limit, is_at_limit, resume};
 pub use routes::builtin_routes;
 pub use sse::{EVENT_BYTES_MAX, EventSplitter, EventTooLong, Events, event_data};
 pub use transcript::Transcript;
@@ -82,6 +82,17 @@ pub fn may_refuse(engine: EngineKind, api: Api) -> bool {
 /// What to send to a worker for this call. `served_model` is the name the worker's engine knows its model by.
 /// Fails if the engine cannot do what is asked; the error is the client's to see.
 pub fn exchange(
+    engine: EngineKind,
+    call: &Call,
+    served_model: Option<&str>,
+) -> Result<Exchange, BadRequest> {
+    let mut exchange = first_exchange(engine, call, served_model)?;
+    // Whoever goes on with it keeps to the first one's.
+    exchange.answer.transcript.budget = resume::budget(engine, call);
+    Ok(exchange)
+}
+
+fn first_exchange(
     engine: EngineKind,
     call: &Call,
     served_model: Option<&str>,

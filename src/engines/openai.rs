@@ -95,7 +95,7 @@ impl OpenAiMeter {
     fn new(engine: EngineKind, call: &Call, resumable: bool) -> Self {
         let usage_always_wanted = call.usage_wanted && wants_continuous_usage(&call.body);
         let counts = match engine {
-            _ if !resumable || call.max_new_tokens.is_none() => None,
+            _ if !resumable || call.limit_for(engine).is_none() => None,
             EngineKind::Vllm if !usage_always_wanted => Some(Counts::Usage),
             // The stand-in sends each token by itself; only the prompt's count is not known before the end.
             EngineKind::Fake if call.usage_wanted && !usage_always_wanted => Some(Counts::Usage),

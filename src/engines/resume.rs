@@ -13,13 +13,20 @@ use super::seam::SeamStop;
 use super::tgi::{self, GenerateMeter};
 use super::transcript::Transcript;
 use super::translate::{self, Dialect};
-use super::{Ending, Exchange, llamacpp, openai, vllm};
+use super::{Ending, Exchange, llamacpp, obstacle, openai, vllm};
 use crate::domain::{Api, EngineKind};
 
 /// The client has all tokens it asked for, or the finish reason; only the end is missing, which `end_at_limit` makes.
-pub fn is_at_limit(engine: EngineKind, call: &Call, broken: &AnswerReader) -> bool {
+pub fn is_at_limit(broken: &AnswerReader) -> bool {
     let finished = matches!(&broken.form, Form::OpenAi(meter) if meter.has_finished());
-    finished || left(engine, call, broken) == Some(0)
+    finished || left(broken) == Some(0)
+}
+
+/// Whether this engine can go on with what another began: each has its own obstacles, and its own budget for a call
+/// that names none.
+pub fn can_go_on(engine: EngineKind, call: &Call, broken: &AnswerReader) -> bool {
+    let same_budget = broken.transcript.budget.is_some() || budget(engine, call).is_none();
+    same_budget && obstacle::of_call(engine, call).is_none()
 }
 
 /// What another worker is asked to go on with a stream; its reader gives the client the rest of the one stream.
@@ -33,7 +40,7 @@ pub fn resume(
     served_model: Option<&str>,
     same_model: bool,
 ) -> Result<Exchange, BadRequest> {
-    let left = left(engine, call, &broken);
+    let left = left(&broken);
     let mut exchange = match (&call.generate, engine) {
         (None, _) => resume_openai(engine, call, &broken, served_model, left)?,
         (Some(_), EngineKind::Tgi | EngineKind::Fake) => {
@@ -59,12 +66,13 @@ pub fn resume(
     Ok(exchange)
 }
 
-fn left(engine: EngineKind, call: &Call, broken: &AnswerReader) -> Option<u32> {
-    budget(engine, call).map(|budget| budget.saturating_sub(broken.output_tokens()))
+fn left(broken: &AnswerReader) -> Option<u32> {
+    let budget = broken.transcript.budget?;
+    Some(budget.saturating_sub(broken.output_tokens()))
 }
 
 /// Tokens the request may have in all, as far as the engine's default is known.
-fn budget(engine: EngineKind, call: &Call) -> Option<u32> {
+pub(super) fn budget(engine: EngineKind, call: &Call) -> Option<u32> {
     let default = match (&call.generate, engine) {
         (Some(parameters), _) => Some(parameters.new_tokens),
         // OpenAI's own default, which vLLM keeps.
@@ -72,7 +80,7 @@ fn budget(engine: EngineKind, call: &Call) -> Option<u32> {
         (None, EngineKind::Fake) => Some(100),
         _ => None,
     };
-    call.max_new_tokens.or(default)
+    call.limit_for(engine).or(default)
 }
 
 /// The end of a stream that has all its tokens.
@@ -144,7 +152,7 @@ fn go_on_with_chat(body: &mut JsonObject, given: &str) {
 }
 
 fn limit(body: &mut JsonObject, left: Option<u32>, given: u32) -> Result<(), BadRequest> {
-    let fields = ["max_completion_tokens", "max_tokens"];
+    let fields = ["max_completion_tokens", "max_tokens", "n_predict"];
     let named = fields.iter().any(|name| body.raw(name).is_some());
     if let Some(left) = left {
         for name in fields {

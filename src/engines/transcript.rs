@@ -19,6 +19,8 @@ pub struct Transcript {
     pub(super) prompt_ids: Option<Vec<i64>>,
     /// Fields that are the same in every chunk of one OpenAI answer.
     pub(super) head: Option<Head>,
+    /// Tokens the answer may have in all; `None`: whatever the context holds.
+    pub(super) budget: Option<u32>,
     obstacle: Option<Obstacle>,
     /// The text is kept.
     kept: bool,

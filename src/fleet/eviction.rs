@@ -36,6 +36,10 @@ impl Evictor {
         });
     }
 
+    pub(super) fn says(&self, kind: Eviction) -> bool {
+        *self.0.borrow() >= kind
+    }
+
     /// Returns when those of this kind have to leave.
     pub(super) async fn said(&self, kind: Eviction) {
         let mut word = self.0.subscribe();

@@ -151,6 +151,11 @@ impl Worker {
         self.evictor.say(Eviction::All);
     }
 
+    /// Requests of this kind have to leave the worker.
+    pub fn is_evicting(&self, kind: Eviction) -> bool {
+        self.evictor.says(kind)
+    }
+
     /// Returns when requests of this kind have to leave the worker.
     pub async fn evicted(&self, kind: Eviction) {
         self.evictor.said(kind).await;

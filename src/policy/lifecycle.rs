@@ -153,6 +153,12 @@ fn draining(
             Effect::MoveRequests,
             now,
         ),
+        // It may be dead: nobody waits there for what another worker can do. What cannot move breaks when it falls silent.
+        WorkerEvent::ProbeFailed => with(
+            WorkerPhase::Draining { then, since },
+            Effect::MoveRequests,
+            now,
+        ),
         WorkerEvent::DrainCancelled => to(WorkerPhase::Ready, now),
         WorkerEvent::DrainOrdered(then) => to(WorkerPhase::Draining { then, since }, now),
         WorkerEvent::InstanceSeen(InstanceState::Stopped) => match then {

@@ -90,6 +90,8 @@ fn a_drained_worker_is_released_when_empty_and_its_streams_are_moved_before_they
         check(old, 120, E::Tick, old, &[Effect::MoveRequests]);
         check(older, 300, E::Tick, phase, &[effect]);
         check(young, 10, E::DrainCancelled, P::Ready, &[]);
+        // It may have died, and its streams need not wait for that to be sure.
+        check(young, 10, E::ProbeFailed, young, &[Effect::MoveRequests]);
     }
 }
 

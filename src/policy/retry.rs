@@ -33,6 +33,17 @@ pub enum Verdict {
     GiveUp,
 }
 
+/// So many kept connections in a row may be found closed before the worker is blamed.
+const STALE_MAX: u32 = 3;
+
+/// What a failure counts as, after `stale` kept connections in a row that were found closed.
+pub fn blamed(failure: AttemptFailure, stale: u32) -> AttemptFailure {
+    match failure {
+        AttemptFailure::StaleConnection if stale >= STALE_MAX => AttemptFailure::Broken,
+        other => other,
+    }
+}
+
 /// `attempts_made` counts this one. Whose fault it was decides: what the client did wrong is wrong everywhere.
 pub fn after_failure(
     failure: AttemptFailure,
@@ -110,6 +121,17 @@ mod tests {
     #[test]
     fn a_stale_connection_is_nobodys_fault() {
         check(AttemptFailure::StaleConnection, 3, Verdict::SameAgain);
+    }
+
+    #[test]
+    fn a_worker_that_closes_connection_after_connection_is_blamed_at_last() {
+        let stale = AttemptFailure::StaleConnection;
+        assert_eq!(blamed(stale, 2), stale);
+        assert_eq!(blamed(stale, 3), AttemptFailure::Broken);
+        assert_eq!(
+            blamed(AttemptFailure::TimedOut, 3),
+            AttemptFailure::TimedOut
+        );
     }
 
     #[test]

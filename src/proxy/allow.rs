@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue};
 use super::Gateway;
 use super::authorize::{Caller, KeyRing, NotAllowed};
 use super::client::Client;
+use super::record::Record;
 use super::reply_headers::ReplyHeaders;
 use super::respond::Refusal;
 use super::stop::{Outcome, Stop};
@@ -29,10 +30,12 @@ impl Gateway {
     pub(super) fn let_in(
         &self,
         client: &mut Client<'_>,
+        record: &Record,
         api: Option<Api>,
         keys: &KeyRing,
     ) -> Result<Admitted, Stop> {
         let caller = Caller::of(client.http, keys);
+        record.caller(&caller);
         if caller.is_shut_out(self.fleet.endpoints().keys(), keys) {
             self.count_refused(&caller, UNKNOWN_KEY);
             return Err(refused(unauthorized(api)));
@@ -175,18 +178,17 @@ fn text(value: &str) -> HeaderValue {
 /// As OpenAI writes it: `20ms`, `1.5s`, `6m0s`.
 fn span(seconds: f64) -> String {
     let millis = (seconds * 1_000.0).ceil() as u64;
-    let (minutes, rest) = (millis / 60_000, millis % 60_000);
-    match (minutes, rest) {
-        (0, 0) => "0s".to_owned(),
-        (0, 1..1_000) => format!("{rest}ms"),
-        (0, _) => format!("{}s", rest as f64 / 1_000.0),
-        (minutes, rest) => {
-            let (hours, minutes, seconds) = (minutes / 60, minutes % 60, rest.div_ceil(1_000));
-            match hours {
-                0 => format!("{minutes}m{seconds}s"),
-                hours => format!("{hours}h{minutes}m{seconds}s"),
-            }
-        }
+    match millis {
+        0 => return "0s".to_owned(),
+        1..1_000 => return format!("{millis}ms"),
+        1_000..60_000 => return format!("{}s", millis as f64 / 1_000.0),
+        _ => {}
+    }
+    let whole = millis.div_ceil(1_000);
+    let (hours, minutes, seconds) = (whole / 3_600, whole / 60 % 60, whole % 60);
+    match hours {
+        0 => format!("{minutes}m{seconds}s"),
+        hours => format!("{hours}h{minutes}m{seconds}s"),
     }
 }
 
@@ -203,6 +205,8 @@ mod tests {
             (59.0, "59s"),
             (360.0, "6m0s"),
             (90.2, "1m31s"),
+            (119.5, "2m0s"),
+            (3_599.9, "1h0m0s"),
             (3_661.0, "1h1m1s"),
         ] {
             assert_eq!(span(seconds), expected);

@@ -10,6 +10,7 @@ use super::attempt::{Begun, Failed, First};
 use super::client::Client;
 use super::forward::Upstream;
 use super::meter::AnswerMeter;
+use super::moving::Elsewhere;
 use super::record::Record;
 use super::relay::{BreakOff, Relay, Relayed};
 use super::reply::Reply;
@@ -22,10 +23,7 @@ use crate::policy::admission::Patience;
 use crate::policy::cost::{cost, rest};
 use crate::policy::ejection::blame;
 use crate::policy::resume::{NotResumed, may_resume};
-use crate::policy::retry::{AttemptFailure, Verdict, after_failure};
-
-/// So many kept connections may be found closed before the worker is blamed.
-const STALE_MAX: u32 = 3;
+use crate::policy::retry::{AttemptFailure, Verdict, after_failure, blamed};
 
 /// One request on its way.
 pub(super) struct Answering<'a> {
@@ -41,7 +39,18 @@ pub(super) struct Answering<'a> {
     /// The engine's own word for why the last stream broke off, for a client nobody goes on for.
     event: Option<bytes::Bytes>,
     broken: Option<Broken>,
+    /// What the client has of a stream with which nobody goes on yet.
+    given: Option<Given>,
+    /// The place that a stream has taken before it left its worker.
+    place: Option<Claim>,
     last: Option<Stop>,
+}
+
+/// Tokens of a broken stream.
+#[derive(Clone, Copy)]
+struct Given {
+    prompt_tokens: Option<u32>,
+    output_tokens: u32,
 }
 
 /// A stream that lost its worker.
@@ -60,7 +69,7 @@ impl Gateway {
         let settings = request.endpoint.settings();
         request.endpoint.second_tries.request_sent(&settings);
         let _presence = request.endpoint.present(&request.shape.client);
-        let answering = Answering {
+        let mut answering = Answering {
             gateway: self,
             request,
             ticket: Ticket {
@@ -80,11 +89,14 @@ impl Gateway {
             resumes: 0,
             event: None,
             broken: None,
+            given: None,
+            place: None,
             last: None,
         };
         let mut reply = Reply::new(client, request.api);
         reply.words_every = request.words_every();
         let result = answering.run(&mut reply).await;
+        answering.settle_unfinished(&result);
         match result {
             Err(stop) if reply.has_begun() => Err(tell(&mut reply, &request.record, stop).await),
             // Of its tokens none had text yet.
@@ -149,9 +161,13 @@ async fn tell(reply: &mut Reply<'_>, record: &Record, stop: Stop) -> Stop {
 }
 
 impl Answering<'_> {
-    async fn run(mut self, reply: &mut Reply<'_>) -> Result<(), Stop> {
+    async fn run(&mut self, reply: &mut Reply<'_>) -> Result<(), Stop> {
         loop {
             let claim = Box::pin(self.worker(reply)).await?;
+            if !self.fits(claim.worker()) {
+                self.ticket.tried.push(claim.worker().id().clone());
+                continue;
+            }
             let exchange = self.exchange(claim.worker())?;
             self.attempts += 1;
             let begun = match self.begin(reply, claim, exchange).await {
@@ -162,13 +178,25 @@ impl Answering<'_> {
                 }
                 Err(left) => return Err(left.into()),
             };
+            self.note_gone_on();
             if self.give(reply, begun).await? {
                 return Ok(());
             }
         }
     }
 
+    /// It can go on with what the client has, if the client has anything.
+    fn fits(&self, worker: &Worker) -> bool {
+        let can = |broken: &Broken| {
+            engines::can_go_on(worker.spec.engine, &self.request.call, &broken.reader)
+        };
+        self.broken.as_ref().is_none_or(can)
+    }
+
     async fn worker(&mut self, reply: &mut Reply<'_>) -> Result<Claim, Stop> {
+        if let Some(claim) = self.place.take() {
+            return Ok(claim);
+        }
         let admitted = worker_for(
             reply,
             &self.request.endpoint,
@@ -208,10 +236,7 @@ impl Answering<'_> {
             reader,
         } = failed;
         let (endpoint, worker) = (&self.request.endpoint, Arc::clone(claim.worker()));
-        let failure = match failure {
-            AttemptFailure::StaleConnection if self.stale >= STALE_MAX => AttemptFailure::Broken,
-            other => other,
-        };
+        let failure = blamed(failure, self.stale);
         self.gateway.count_failed(endpoint, worker.id(), failure);
         self.broken = self.goes_on().then(|| Broken {
             reader,
@@ -249,8 +274,8 @@ impl Answering<'_> {
         self.resumes > 0
     }
 
-    /// An attempt failed, and another one is under way.
-    pub(super) fn note_failed(&self, failed: &Failed) {
+    /// An attempt failed, and another one is under way. The worker, if it is not to be asked again.
+    pub(super) fn note_failed(&self, failed: &Failed) -> Option<WorkerId> {
         let (endpoint, worker) = (&self.request.endpoint, failed.claim.worker());
         self.gateway
             .count_failed(endpoint, worker.id(), failed.failure);
@@ -260,14 +285,13 @@ impl Answering<'_> {
         ) {
             endpoint.doubt(worker);
         }
+        let verdict = after_failure(failed.failure, self.attempts, &self.settings.retry);
+        (verdict == Verdict::ElsewhereUntried).then(|| worker.id().clone())
     }
 
     fn give_up(&mut self, stop: Stop) -> Stop {
         match self.broken.take() {
-            Some(broken) => {
-                self.count_broken("no_worker");
-                broken.stop(self.event.take())
-            }
+            Some(broken) => broken.stop(self.event.take()),
             None => stop,
         }
     }
@@ -303,6 +327,12 @@ impl Answering<'_> {
             meter: &mut meter,
             settings: &self.settings,
             movable: self.may_go_on(reader.transcript().obstacle()).is_ok(),
+            elsewhere: Elsewhere::new(
+                &self.request.endpoint,
+                &self.ticket,
+                &self.request.predicted,
+                self.settings.routing.kappa,
+            ),
         };
         match relay.run(&mut upstream, &mut reader, steps, ended).await {
             Relayed::Whole(ending) => {
@@ -313,8 +343,9 @@ impl Answering<'_> {
                 upstream.abort().await;
                 self.client_left(&meter, reader.finish())
             }
-            Relayed::Broke { ending, why } => {
+            Relayed::Broke { ending, why, place } => {
                 upstream.abort().await;
+                self.place = place;
                 Box::pin(self.broke(reply, claim, &meter, reader, ending, why)).await
             }
         }
@@ -372,7 +403,7 @@ impl Answering<'_> {
             self.settle(meter, &ending);
             return Err(Stop::Broken { why, event });
         }
-        if engines::is_at_limit(worker.spec.engine, &self.request.call, &reader) {
+        if engines::is_at_limit(&reader) {
             let mut ending = engines::end_at_limit(reader);
             self.settle(meter, &ending);
             if !ending.complete {
@@ -383,9 +414,11 @@ impl Answering<'_> {
             reply.end(ending.tail.take()).await?;
             return Ok(true);
         }
-        self.count_broken("resumed");
-        self.request.record.resumed();
         meter.finished(ending.prompt_tokens, ending.output_tokens);
+        self.given = Some(Given {
+            prompt_tokens: ending.prompt_tokens,
+            output_tokens: ending.output_tokens,
+        });
         self.resumes += 1;
         self.attempts = 0;
         self.ticket.tried.clear();
@@ -408,36 +441,59 @@ impl Answering<'_> {
         rest(&self.request.predicted, given, self.settings.routing.kappa)
     }
 
+    /// A broken stream goes on from another worker.
+    fn note_gone_on(&mut self) {
+        if self.given.take().is_some() {
+            self.count_broken("resumed");
+            self.request.record.resumed();
+        }
+    }
+
+    /// Nobody went on with a stream, or its client left meanwhile: what was given was given.
+    fn settle_unfinished(&mut self, result: &Result<(), Stop>) {
+        let Some(given) = self.given.take() else {
+            return;
+        };
+        self.count_broken(match result {
+            Err(Stop::ClientLeft) => "client_left",
+            _ => "no_worker",
+        });
+        self.charge(given.prompt_tokens, given.output_tokens);
+    }
+
     /// Counts what the request really cost, and learns from it if it ran to its end.
     fn settle(&self, meter: &AnswerMeter, ending: &Ending) {
+        let (request, output) = (self.request, ending.output_tokens);
+        meter.finished(ending.prompt_tokens, output);
+        self.charge(ending.prompt_tokens, output);
+        if !ending.complete {
+            return;
+        }
+        let endpoint = &request.endpoint;
+        endpoint.note_outcome(meter.worker.id(), RequestOutcome::Succeeded);
+        let prompt_tokens = ending.prompt_tokens.map(f64::from);
+        endpoint.learn(&request.shape, prompt_tokens, f64::from(output));
+        let (name, metrics) = (endpoint.name.as_str(), &self.gateway.metrics);
+        metrics.prediction(name, &request.predicted, output, ending.prompt_tokens);
+    }
+
+    /// To the key, to the endpoint's demand and in the metrics.
+    fn charge(&self, prompt_tokens: Option<u32>, output: u32) {
         let request = self.request;
         request.settled.store(true, Relaxed);
-        let endpoint = &request.endpoint;
-        let output = ending.output_tokens;
-        meter.finished(ending.prompt_tokens, output);
-        request.record.counted(ending.prompt_tokens, output);
-        let prompt = ending
-            .prompt_tokens
-            .map_or(request.predicted.prompt_tokens, f64::from);
+        request.record.counted(prompt_tokens, output);
+        let prompt = prompt_tokens.map_or(request.predicted.prompt_tokens, f64::from);
         self.gateway
             .took(&request.admitted, prompt + f64::from(output));
+        let endpoint = &request.endpoint;
         let kappa = self.settings.routing.kappa;
         endpoint.settled(&request.predicted, &cost(prompt, f64::from(output), kappa));
-        if ending.complete {
-            endpoint.note_outcome(meter.worker.id(), RequestOutcome::Succeeded);
-            let prompt_tokens = ending.prompt_tokens.map(f64::from);
-            endpoint.learn(&request.shape, prompt_tokens, f64::from(output));
-        }
-        let name = endpoint.name.as_str();
-        let metrics = &self.gateway.metrics;
+        let (name, metrics) = (endpoint.name.as_str(), &self.gateway.metrics);
         let count = |counter: &prometheus::IntCounterVec, tokens: u32| {
             counter.with_label_values(&[name]).inc_by(u64::from(tokens));
         };
-        if ending.complete {
-            metrics.prediction(name, &request.predicted, output, ending.prompt_tokens);
-        }
         count(&metrics.output_tokens, output);
-        count(&metrics.prompt_tokens, ending.prompt_tokens.unwrap_or(0));
+        count(&metrics.prompt_tokens, prompt_tokens.unwrap_or(0));
     }
 
     fn count_broken(&self, outcome: &str) {

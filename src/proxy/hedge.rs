@@ -8,6 +8,7 @@ use super::answer::Answering;
 use super::attempt::{Begun, Failed};
 use super::client::ClientLeft;
 use super::reply::Reply;
+use crate::domain::WorkerId;
 use crate::engines::{self, Exchange};
 use crate::fleet::{Claim, Worker};
 
@@ -16,7 +17,7 @@ type Tried = Result<Begun, Failed>;
 impl Answering<'_> {
     /// One attempt, perhaps with another beside it.
     pub(super) async fn begin(
-        &self,
+        &mut self,
         reply: &mut Reply<'_>,
         claim: Claim,
         exchange: Exchange,
@@ -25,24 +26,27 @@ impl Answering<'_> {
         // On the heap: it is large, and gone before the stream flows.
         let first = Box::pin(self.gateway.attempt(self.request, claim, exchange));
         let hedged = Box::pin(self.hedged(first, &worker));
-        reply.while_connected(hedged).await
+        let (done, refused_by) = reply.while_connected(hedged).await?;
+        self.ticket.tried.extend(refused_by);
+        Ok(done)
     }
 
+    /// What became of it, and the worker besides that is not to be asked again.
     async fn hedged(
         &self,
         mut first: impl Future<Output = Tried> + Unpin,
         worker: &Worker,
-    ) -> Tried {
+    ) -> (Tried, Option<WorkerId>) {
         let Some(late_after) = self.late_after() else {
-            return first.await;
+            return (first.await, None);
         };
         tokio::select! {
             biased;
-            done = &mut first => return done,
+            done = &mut first => return (done, None),
             () = tokio::time::sleep(late_after) => {}
         }
         let Some((claim, exchange)) = self.beside(worker) else {
-            return first.await;
+            return (first.await, None);
         };
         self.request.record.hedged();
         let mut second = Box::pin(self.gateway.attempt(self.request, claim, exchange));
@@ -54,13 +58,14 @@ impl Answering<'_> {
         match done {
             Ok(begun) => {
                 self.count_hedge(if of_second { "won" } else { "lost" });
-                Ok(begun)
+                (Ok(begun), None)
             }
             Err(failed) => {
                 self.count_hedge("failed");
-                self.note_failed(&failed);
+                let refused_by = self.note_failed(&failed);
                 drop(failed);
-                if of_second { first.await } else { second.await }
+                let other = if of_second { first.await } else { second.await };
+                (other, refused_by)
             }
         }
     }

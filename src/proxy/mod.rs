@@ -13,6 +13,7 @@ mod gaps;
 mod hedge;
 mod meter;
 mod models;
+mod moving;
 mod own_routes;
 mod pass;
 mod read_request;

@@ -6,6 +6,9 @@ use serde_json::json;
 use crate::domain::{Endpoint, EndpointName};
 use crate::fleet::Fleet;
 
+/// Its route in the access log.
+pub(super) const LABEL: &str = "models";
+
 /// `opens` tells which endpoints the caller may see.
 pub(super) fn list(fleet: &Fleet, opens: impl Fn(&EndpointName) -> bool) -> Bytes {
     let data: Vec<_> = names(fleet, opens)

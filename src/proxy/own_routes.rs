@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::client::Client;
+use super::record::Record;
 use super::respond::{self, Refusal};
 use super::route::Route;
 use super::serve::client_left;
@@ -15,10 +16,14 @@ impl Gateway {
     pub(super) async fn own_route(
         &self,
         client: &mut Client<'_>,
+        record: &Record,
         route: Route<'_>,
     ) -> pingora::Result<()> {
         match route {
-            Route::Models { endpoint } => self.models(client, endpoint).await,
+            Route::Models { endpoint } => {
+                record.route(models::LABEL);
+                self.models(client, record, endpoint).await
+            }
             Route::Health => self.health(client).await,
             Route::WrongMethod { api, allow } => {
                 let path = client.http.req_header().uri.path();
@@ -42,11 +47,16 @@ impl Gateway {
         respond::json(client, status, Bytes::from_static(body)).await
     }
 
-    async fn models(&self, client: &mut Client<'_>, endpoint: Option<&str>) -> pingora::Result<()> {
+    async fn models(
+        &self,
+        client: &mut Client<'_>,
+        record: &Record,
+        endpoint: Option<&str>,
+    ) -> pingora::Result<()> {
         let settings = self.settings.load();
-        let admitted = match self.let_in(client, None, &settings.keys) {
+        let admitted = match self.let_in(client, record, None, &settings.keys) {
             Ok(admitted) => admitted,
-            Err(stop) => return refuse(client, &stop).await,
+            Err(stop) => return refuse(client, record, &stop).await,
         };
         if let Some(name) = endpoint {
             let Some(endpoint) = self.fleet.endpoint(name) else {
@@ -55,7 +65,7 @@ impl Gateway {
             };
             if let Err(stop) = self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)
             {
-                return refuse(client, &stop).await;
+                return refuse(client, record, &stop).await;
             }
         }
         let opens = |name: &EndpointName| {
@@ -66,9 +76,12 @@ impl Gateway {
     }
 }
 
-async fn refuse(client: &mut Client<'_>, stop: &Stop) -> pingora::Result<()> {
+async fn refuse(client: &mut Client<'_>, record: &Record, stop: &Stop) -> pingora::Result<()> {
     match stop {
-        Stop::Refused(refusal, _) => respond::refuse(client, refusal).await,
+        Stop::Refused(refusal, outcome) => {
+            record.outcome(outcome.as_str(), Some(&refusal.message));
+            respond::refuse(client, refusal).await
+        }
         _ => Err(client_left()),
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::client::ClientLeft;
 use super::forward::{Upstream, in_words};
 use super::meter::AnswerMeter;
+use super::moving::Elsewhere;
 use super::reply::Reply;
 use crate::domain::{Endpoint, RequestOutcome};
 use crate::engines::{AnswerReader, Ending, Step};
@@ -22,6 +23,8 @@ pub(super) enum Relayed {
     Broke {
         ending: Ending,
         why: BreakOff,
+        /// The place another worker has for it already.
+        place: Option<Claim>,
     },
 }
 
@@ -81,6 +84,7 @@ pub(super) struct Relay<'r, 's> {
     pub(super) settings: &'r Endpoint,
     /// Another worker could go on with it.
     pub(super) movable: bool,
+    pub(super) elsewhere: Elsewhere<'r>,
 }
 
 impl Relay<'_, '_> {
@@ -98,7 +102,11 @@ impl Relay<'_, '_> {
         let mut ending = reader.finish();
         match self.close(&mut ending).await {
             Ok(()) if ending.complete => Relayed::Whole(ending),
-            Ok(()) => Relayed::Broke { ending, why },
+            Ok(()) => Relayed::Broke {
+                ending,
+                why,
+                place: self.elsewhere.take(),
+            },
             Err(ClientLeft) => Relayed::ClientLeft,
         }
     }
@@ -145,19 +153,41 @@ impl Relay<'_, '_> {
         last_token: Instant,
     ) -> Result<Result<Option<Bytes>, BreakOff>, ClientLeft> {
         let limit = self.silence(reader).saturating_sub(last_token.elapsed());
-        let eviction = match self.can_move(reader) {
-            true => Eviction::Movable,
-            false => Eviction::All,
-        };
-        let worker = self.claim.worker();
+        let movable = self.can_move(reader);
+        let Self {
+            reply,
+            claim,
+            elsewhere,
+            ..
+        } = self;
+        let worker = claim.worker();
         let next = async {
-            tokio::select! {
-                biased;
-                part = timeout(limit, upstream.read()) => Some(part),
-                () = worker.evicted(eviction) => None,
+            let mut read = std::pin::pin!(timeout(limit, upstream.read()));
+            loop {
+                let who = match movable && elsewhere.may_ask() {
+                    true => Eviction::Movable,
+                    false => Eviction::All,
+                };
+                let waits = elsewhere.waits();
+                tokio::select! {
+                    biased;
+                    part = &mut read => return Some(part),
+                    () = worker.evicted(who) => {
+                        let must = worker.is_evicting(Eviction::All);
+                        if must || elsewhere.ask(worker, reader.output_tokens()) {
+                            return None;
+                        }
+                    }
+                    () = elsewhere.wait(), if waits => {
+                        if elsewhere.has_place() && worker.is_evicting(Eviction::Movable) {
+                            return None;
+                        }
+                        elsewhere.give_back();
+                    }
+                }
             }
         };
-        Ok(match self.reply.while_connected(next).await? {
+        Ok(match reply.while_connected(next).await? {
             Some(Ok(part)) => part.map_err(|error| BreakOff::of_read(&error)),
             Some(Err(_)) => Err(BreakOff::Silent),
             None => Err(BreakOff::Taken),

@@ -79,7 +79,7 @@ impl Gateway {
         }
         let (api, endpoint) = match route {
             Route::Generation { api, endpoint } => (api, endpoint),
-            own => return Box::pin(self.own_route(client, own)).await,
+            own => return Box::pin(self.own_route(client, record, own)).await,
         };
         self.generation(client, record, api, endpoint).await
     }

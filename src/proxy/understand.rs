@@ -53,8 +53,7 @@ impl Gateway {
         endpoint: Option<&str>,
     ) -> Result<Request, Stop> {
         let settings = self.settings.load_full();
-        let mut admitted = self.let_in(client, Some(api), &settings.keys)?;
-        record.caller(&admitted.caller);
+        let mut admitted = self.let_in(client, record, Some(api), &settings.keys)?;
         if let Some(named) = endpoint.and_then(|name| self.fleet.endpoint(name)) {
             self.may_call(&admitted.caller, Some(api), &named.name, &settings.keys)?;
         }
@@ -184,7 +183,7 @@ fn shape_of(api: Api, client: ClientKey, call: &Call) -> RequestShape {
         streamed: call.streamed,
         prompt_bytes: call.prompt_bytes,
         max_new_tokens: call
-            .max_new_tokens
+            .limit_hint()
             .map(|max| max.saturating_mul(call.choices)),
     }
 }

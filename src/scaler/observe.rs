@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::Scaler;
 use super::act::{count, midway};
 use crate::domain::{
-    Instance, MarketKind, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
+    Instance, MarketKind, Release, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerId,
+    WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::market::{Market, MarketError};
@@ -70,7 +71,7 @@ impl Scaler {
                 }
                 self.books.missed(id, shown_at);
                 if self.calls.missed(id, listed_at) {
-                    self.advance(endpoint, worker, WorkerEvent::InstanceMissing);
+                    self.advance(endpoint, worker, unlisted(kind, worker.phase().0));
                 }
             }
         }
@@ -264,5 +265,17 @@ impl Scaler {
             rentable,
             failures_total: endpoint.failures_of(&group.name),
         }
+    }
+}
+
+/// A given worker that left the list is well: what it does may end. A rented one that is not listed is no more.
+fn unlisted(kind: MarketKind, phase: WorkerPhase) -> WorkerEvent {
+    match phase {
+        WorkerPhase::Ready | WorkerPhase::Unhealthy { .. } | WorkerPhase::Draining { .. }
+            if kind == MarketKind::Fixed =>
+        {
+            WorkerEvent::DrainOrdered(Release::Destroy)
+        }
+        _ => WorkerEvent::InstanceMissing,
     }
 }

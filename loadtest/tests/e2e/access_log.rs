@@ -188,7 +188,7 @@ async fn every_request_has_its_line_whatever_became_of_it() {
         assert_eq!(line["outcome"], outcome, "{line:#}");
         let refused = status >= 400 && id != "no-method";
         assert_eq!(line["error"].is_string(), refused, "{line:#}");
-        let key = !id.starts_with("no-key") && !matches!(id, "health" | "models" | "no-method");
+        let key = !id.starts_with("no-key") && !matches!(id, "health" | "no-method");
         assert_eq!(
             line["key"],
             if key { json!("alice") } else { Value::Null },
@@ -196,6 +196,7 @@ async fn every_request_has_its_line_whatever_became_of_it() {
         );
     }
     assert_eq!(logged.line("passed").await["route"], "/info");
+    assert_eq!(logged.line("models").await["route"], "models");
     let everything = std::fs::read_to_string(&logged.path).expect("a log");
     assert!(!everything.contains("alice-secret"), "a key in the log");
     // Ids are the gateway's where the client has none, or none that is fit to be written down.
@@ -207,6 +208,34 @@ async fn every_request_has_its_line_whatever_became_of_it() {
         .to_owned();
     assert_eq!(id.len(), 32);
     logged.line(&id).await;
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_named() {
+    let worker = fake_worker(Settings::default()).await;
+    let server = format!(
+        "api_keys: [{{name: alice, sha256: {ALICE}, requests_per_second: 0.01, burst: 1}}]"
+    );
+    let logged = beside(&worker, &server, "").await;
+    let alice = |request: RequestBuilder| request.bearer_auth("alice-secret-00001");
+    let generate = || client().post(logged.url("/generate")).json(&generate(1));
+    assert_eq!(logged.ask("within", alice(generate())).await.0, 200);
+    for (id, route, request) in [
+        ("beyond", "generate", generate()),
+        (
+            "beyond-models",
+            "models",
+            client().get(logged.url("/v1/models")),
+        ),
+    ] {
+        let (status, line) = logged.ask(id, alice(request)).await;
+        assert_eq!(status, 429);
+        assert_eq!(line["outcome"], "limited", "{line:#}");
+        assert_eq!(
+            (&line["key"], &line["route"]),
+            (&json!("alice"), &json!(route))
+        );
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use loadtest::fakes::worker::{Settings, Worker};
-use loadtest::harness::{ConfigDir, Gateway, tidegate_binary};
+use loadtest::harness::{ConfigDir, FakeWorker, Gateway, tidegate_binary};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -210,6 +210,38 @@ async fn tokens_are_charged_when_a_request_comes_and_corrected_when_it_ends() {
         .parse::<u64>()
         .expect("a number");
     assert!((60..80).contains(&used), "{used} used");
+}
+
+#[tokio::test]
+async fn what_was_given_is_charged_though_nobody_went_on_with_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = ["--a-ms", "5"];
+    let worker = FakeWorker::start(&flags, folder.path())
+        .await
+        .expect("a worker");
+    let more = "max_wait_time: 0.5\nmax_wait_time_busy: 0.5";
+    let endpoint = fixed_endpoint("fake", std::slice::from_ref(&worker.url), more);
+    let server = "api_keys: [{name: alice, key: '${ALICE_KEY}', tokens_per_minute: 1000}]";
+    let gateway = gateway(server, &[("fake", endpoint)]).await;
+    let mut body = generate(400);
+    body["parameters"]["user"] = json!("fault:exit=60");
+    let answer = call(&gateway, "/generate_stream", Some(ALICE), &body).await;
+    let all = events(answer).await.expect("an end");
+    assert!(all.len() >= 60, "{} events", all.len());
+    assert!(!all.last().expect("events").json()["error"].is_null());
+    let metrics = metrics(&gateway).await;
+    let count = |line: &str| {
+        let found = metrics.lines().find_map(|found| found.strip_prefix(line));
+        found.map_or(0, |count| count.trim().parse::<u64>().expect("a number"))
+    };
+    let used = count("tidegate_key_tokens_total{key=\"alice\"}");
+    assert!((60..100).contains(&used), "{used} used");
+    let broken = |outcome: &str| {
+        count(&format!(
+            "tidegate_streams_broken_total{{endpoint=\"fake\",outcome=\"{outcome}\"}}"
+        ))
+    };
+    assert_eq!((broken("no_worker"), broken("resumed")), (1, 0));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use loadtest::harness::Gateway;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::late_refuser::LateRefuser;
 use crate::support::*;
 
 /// A token in so many milliseconds, however many streams.
@@ -79,7 +80,8 @@ async fn metric(gateway: &Gateway, line: &str) -> f64 {
 #[tokio::test]
 async fn streams_of_a_worker_that_leaves_the_configuration_go_on_at_another() {
     let (one, two) = (fake_worker(pace(30.0)).await, fake_worker(pace(30.0)).await);
-    let gateway = fixed_gateway(&[&one, &two], "").await;
+    let drain = "timeouts: {drain: 0.3}";
+    let gateway = fixed_gateway(&[&one, &two], drain).await;
     let undisturbed = undisturbed(300).await;
     let streams: Vec<_> = (0..4).map(|_| stream(&gateway.base_url, 300)).collect();
     wait_fleet(&gateway, "both workers have streams", |fleet| {
@@ -88,7 +90,7 @@ async fn streams_of_a_worker_that_leaves_the_configuration_go_on_at_another() {
             .all(|worker| worker["in_flight"] == 2 && worker["output_tokens_total"] != 0)
     })
     .await;
-    write_workers(&gateway, &[&two], "");
+    write_workers(&gateway, &[&two], drain);
     for stream in streams {
         assert_eq!(stream.await.expect("a text"), undisturbed);
     }
@@ -97,6 +99,76 @@ async fn streams_of_a_worker_that_leaves_the_configuration_go_on_at_another() {
         "tidegate_streams_broken_total{endpoint=\"fake\",outcome=\"resumed\"}",
     );
     assert_eq!(moved.await, 2.0);
+}
+
+/// How often a broken stream went on elsewhere.
+async fn resumed(gateway: &Gateway) -> f64 {
+    let line = "tidegate_streams_broken_total{endpoint=\"fake\",outcome=\"resumed\"}";
+    metric(gateway, line).await
+}
+
+#[tokio::test]
+async fn a_stream_that_can_end_at_a_worker_that_left_the_configuration_does() {
+    let (one, two) = (fake_worker(pace(20.0)).await, fake_worker(pace(20.0)).await);
+    let gateway = fixed_gateway(&[&one, &two], "").await;
+    let streams: Vec<_> = (0..2).map(|_| stream(&gateway.base_url, 100)).collect();
+    wait_fleet(&gateway, "a stream at each worker", |fleet| {
+        workers(fleet)
+            .iter()
+            .all(|worker| worker["in_flight"] == 1 && worker["output_tokens_total"] != 0)
+    })
+    .await;
+    write_workers(&gateway, &[&two], "");
+    wait_fleet(&gateway, "the worker drains", |fleet| {
+        phases(fleet).contains(&"draining".to_owned())
+    })
+    .await;
+    for stream in streams {
+        stream.await.expect("a whole stream");
+    }
+    assert_eq!(resumed(&gateway).await, 0.0);
+    wait_fleet(&gateway, "it is gone", |fleet| phases(fleet) == ["ready"]).await;
+}
+
+#[tokio::test]
+async fn a_stream_stays_with_its_draining_worker_until_another_has_a_place() {
+    let (one, two) = (fake_worker(pace(20.0)).await, fake_worker(pace(20.0)).await);
+    let more = "timeouts: {drain: 0.2, silence: 60, between_bytes: 60}\nworker_groups: [{max_concurrency: 1}]";
+    let gateway = fixed_gateway(&[&one, &two], more).await;
+    // It holds its place, says nothing and cannot be moved.
+    let mut hang = story(50);
+    hang["logprobs"] = json!(1);
+    hang["user"] = json!("fault:hang=1");
+    let url = format!("{}/v1/completions", gateway.base_url);
+    let hung = post(&url, &hang).await;
+    let at = wait_fleet(&gateway, "one place is taken", |fleet| {
+        in_flight(fleet) == 1
+    })
+    .await;
+    let taken = workers(&at)
+        .into_iter()
+        .find(|worker| worker["in_flight"] == 1)
+        .expect("a worker");
+    let kept = match taken["address"] == json!(one.address().to_string()) {
+        true => &one,
+        false => &two,
+    };
+    let asked = post(&url, &story(150)).await;
+    write_workers(&gateway, &[kept], more);
+    wait_fleet(&gateway, "it waits for a place elsewhere", |fleet| {
+        waiting(fleet) == 1
+    })
+    .await;
+    let all = events(asked).await.expect("no break");
+    assert_eq!(all.last().expect("events").data, "[DONE]");
+    let gaps = all.windows(2).map(|pair| pair[1].at - pair[0].at);
+    let longest = gaps.max().expect("events");
+    assert!(
+        longest < Duration::from_secs(2),
+        "nothing came for {longest:?}"
+    );
+    assert_eq!(resumed(&gateway).await, 0.0);
+    drop(hung);
 }
 
 #[tokio::test]
@@ -190,6 +262,30 @@ async fn a_first_token_that_is_late_is_asked_of_a_second_worker() {
         in_flight(fleet) == 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn both_of_two_workers_that_failed_a_late_request_count_as_tried() {
+    let workers = [LateRefuser::start().await, LateRefuser::start().await];
+    let urls: Vec<String> = workers.iter().map(|worker| worker.url.clone()).collect();
+    let config = loadtest::harness::ConfigDir::new(SERVER).expect("a configuration");
+    let more = "hedge_share: 1\nhedge_after_min: 0.2\nretry_attempts: 9\nejection: {consecutive_errors: 0}";
+    config
+        .write_endpoint("fake", &fixed_endpoint("fake", &urls, more))
+        .expect("an endpoint file");
+    let gateway = Gateway::start(config).await.expect("the gateway starts");
+    wait_ready(&gateway, 2).await;
+    let url = format!("{}/v1/completions", gateway.base_url);
+    for _ in 0..110 {
+        let answer = post(&url, &story(1)).await;
+        assert!(answer.status().is_success());
+        answer.text().await.expect("whole");
+    }
+    let mut late = story(1);
+    late["user"] = json!("late");
+    assert_eq!(post_json(&url, &late).await.0, 500);
+    let asked = workers.each_ref().map(LateRefuser::refused);
+    assert_eq!(asked, [1, 1]);
 }
 
 #[tokio::test]

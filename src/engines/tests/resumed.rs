@@ -231,7 +231,7 @@ fn a_stream_that_lacks_only_its_end_is_ended_without_another_worker() {
     let mut client = String::new();
     feed(&mut reader, &all[..6].concat(), &mut client);
     assert!(!finish(&mut reader, &mut client).complete);
-    assert!(is_at_limit(EngineKind::LlamaCpp, &call, &reader));
+    assert!(is_at_limit(&reader));
     let ending = end_at_limit(reader);
     assert!(ending.complete);
     client.push_str(&String::from_utf8_lossy(&ending.tail.unwrap()));
@@ -254,7 +254,7 @@ fn garbage_behind_the_finish_reason_is_no_reason_to_finish_twice() {
     );
     feed(&mut reader, "data: {\"choi\n\n", &mut client);
     assert!(reader.is_over());
-    assert!(is_at_limit(EngineKind::LlamaCpp, &call, &reader));
+    assert!(is_at_limit(&reader));
     let ending = end_at_limit(reader);
     assert!(ending.complete);
     client.push_str(&String::from_utf8_lossy(&ending.tail.unwrap()));
@@ -369,4 +369,81 @@ fn what_came_before_an_event_nobody_can_read_reaches_the_client() {
     assert!(reader.is_over());
     assert!(client.contains(" Paris"), "{client}");
     assert_eq!(reader.transcript().text, " Paris");
+}
+
+/// A completion without a limit that one engine began, `tokens` events of text in.
+fn begun(engine: EngineKind, call: &Call, tokens: usize) -> AnswerReader {
+    let mut reader = exchange(engine, call, Some("served"))
+        .expect("an exchange")
+        .answer;
+    let event = r#"data: {"id":"c","choices":[{"index":0,"text":" a","finish_reason":null}]}"#;
+    let mut client = String::new();
+    feed(
+        &mut reader,
+        &format!("{event}\n\n").repeat(tokens),
+        &mut client,
+    );
+    assert!(!finish(&mut reader, &mut client).complete);
+    reader
+}
+
+#[test]
+fn another_engine_keeps_to_the_first_ones_default_budget() {
+    let body = json!({"prompt": "The capital of France is", "stream": true});
+    let call = call(Api::Completions, body);
+    let vllm = begun(EngineKind::Vllm, &call, 10);
+    assert!(can_go_on(EngineKind::LlamaCpp, &call, &vllm));
+    let second = resume(EngineKind::LlamaCpp, &call, vllm, None, false).expect("an exchange");
+    let asked: Value = serde_json::from_slice(&second.body).expect("JSON");
+    assert_eq!(asked["max_tokens"], 6, "16 less the 10 that the client has");
+    // What had no limit cannot go on where there is one.
+    let unlimited = begun(EngineKind::LlamaCpp, &call, 40);
+    assert!(!can_go_on(EngineKind::Vllm, &call, &unlimited));
+    assert!(can_go_on(EngineKind::LlamaCpp, &call, &unlimited));
+}
+
+#[test]
+fn what_hinders_the_next_engine_is_seen_before_it_is_asked() {
+    let body = json!({
+        "prompt": "The capital of France is", "stream": true, "max_tokens": 30, "frequency_penalty": 0.5,
+    });
+    let call = call(Api::Completions, body);
+    let begun = begun(EngineKind::LlamaCpp, &call, 3);
+    assert_eq!(begun.transcript().obstacle(), None);
+    assert!(can_go_on(EngineKind::LlamaCpp, &call, &begun));
+    // vLLM counts what it made itself, and would begin at nothing.
+    assert!(!can_go_on(EngineKind::Vllm, &call, &begun));
+}
+
+#[test]
+fn llamacpps_own_limit_is_known_on_openais_routes() {
+    let limited = |more: Value| {
+        let mut body = json!({"prompt": "The capital of France is", "stream": true});
+        body.as_object_mut()
+            .expect("a map")
+            .extend(more.as_object().expect("a map").clone());
+        call(Api::Completions, body)
+    };
+    let own = limited(json!({"n_predict": 12}));
+    assert_eq!(own.limit_hint(), Some(12));
+    let begun_there = begun(EngineKind::LlamaCpp, &own, 5);
+    let second = resume(EngineKind::LlamaCpp, &own, begun_there, None, true).expect("an exchange");
+    let asked: Value = serde_json::from_slice(&second.body).expect("JSON");
+    assert_eq!(
+        (&asked["n_predict"], &asked["max_tokens"]),
+        (&json!(7), &Value::Null)
+    );
+    assert!(is_at_limit(&begun(EngineKind::LlamaCpp, &own, 12)));
+    // It goes before the interface's own, and below 1 means no limit.
+    let both = limited(json!({"n_predict": -1, "max_tokens": 4}));
+    assert!(!is_at_limit(&begun(EngineKind::LlamaCpp, &both, 5)));
+    assert!(is_at_limit(&begun(EngineKind::Vllm, &both, 4)));
+    let body = json!({"prompt": "x", "n_predict": 5000});
+    let object = JsonObject::parse(Bytes::from(body.to_string())).expect("an object");
+    assert_eq!(
+        read_call(Api::Completions, object, &LIMITS)
+            .expect_err("too many")
+            .param,
+        Some("n_predict")
+    );
 }

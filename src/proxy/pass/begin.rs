@@ -36,8 +36,7 @@ impl Gateway {
         let received_at = Instant::now();
         let under_way = self.fleet.request_under_way();
         let settings = self.settings.load_full();
-        let mut admitted = self.let_in(client, None, &settings.keys)?;
-        record.caller(&admitted.caller);
+        let mut admitted = self.let_in(client, record, None, &settings.keys)?;
         let found = self.endpoint_by_head(client.http, &admitted.caller, named)?;
         if let Some(endpoint) = &found {
             self.may_call(&admitted.caller, None, &endpoint.name, &settings.keys)?;
