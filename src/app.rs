@@ -56,7 +56,11 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         server: settings,
         endpoints,
         access,
+        warnings,
     } = config;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     refuse_unbuilt_markets(&endpoints)?;
     let paths = match Paths::in_dir(&settings.state_dir) {
         Err(error) if upgrade => return Err(error),

@@ -24,6 +24,9 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
         reload_on_change,
         local_market,
         spending: _,
+        vast,
+        public_url: _,
+        orphan_after: _,
         log,
         access_log,
         access_log_queue,
@@ -51,6 +54,7 @@ pub(super) fn at_next_start(running: &ServerConfig, new: &ServerConfig) -> Vec<&
             *reload_on_change != new.reload_on_change,
         ),
         ("local_market", *local_market != new.local_market),
+        ("vast.url", vast.url != new.vast.url),
         ("log", *log != new.log),
         ("access_log", *access_log != new.access_log),
         (

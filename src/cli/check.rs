@@ -22,6 +22,9 @@ pub(super) fn check(arguments: &Arguments) -> ExitCode {
             let summary = config::redacted_summary(source.directory().as_deref(), &env)?;
             return Ok(format!("{summary:#}"));
         }
+        for warning in &config.warnings {
+            eprintln!("warning: {warning}");
+        }
         let names = config
             .endpoints
             .iter()

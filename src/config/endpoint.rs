@@ -14,7 +14,7 @@ use crate::domain::{
 };
 
 /// First path segments that are routes of the gateway.
-const RESERVED: [&str; 14] = [
+const RESERVED: [&str; 15] = [
     "generate",
     "generate_stream",
     "v1",
@@ -29,6 +29,7 @@ const RESERVED: [&str; 14] = [
     "admin",
     "api",
     "reload",
+    "tidegate",
 ];
 pub(super) const DAY_S: f64 = 86_400.0;
 const MIB: usize = 1 << 20;

@@ -9,9 +9,10 @@ use super::keys;
 use super::market::{self, MarketSection};
 use super::section::{REDACTED, Section, as_written, shown};
 use super::tree::{Kind, Node};
+use super::vast;
 use crate::domain::{
     EngineKind, FixedWorker, GroupName, LocalLaunch, MarketKind, Source, SpeedPrior,
-    TokensPerSecond, UsdPerHour, VastLaunch, WorkerGroup,
+    TokensPerSecond, UsdPerHour, WorkerGroup,
 };
 
 pub(super) const ENGINES: &str = "one of llamacpp, vllm, tgi, fake";
@@ -21,7 +22,6 @@ const DAY_S: f64 = 86_400.0;
 /// Keys of a group that only one market understands.
 const LOCAL_KEYS: [&str; 4] = ["command", "env", "boot_time", "restart_time"];
 const FIXED_KEYS: [&str; 1] = ["workers"];
-const VAST_KEYS: [&str; 2] = ["search_params", "launch_args"];
 
 /// The market of an endpoint and its groups.
 pub(super) fn read(s: &Section) -> (MarketKind, Vec<WorkerGroup>) {
@@ -124,6 +124,7 @@ fn given_group(
         max_concurrency: None,
         kv_tokens: None,
         usd_per_hour: UsdPerHour::ZERO,
+        interruptible: false,
         api_key: None,
     })
 }
@@ -163,7 +164,7 @@ fn group(
     let kv_tokens = g.optional_count("kv_tokens", 1..=u32::MAX);
     let usd_per_hour = UsdPerHour(g.number("usd_per_hour", 0.0, 0.0..=10_000.0));
     let api_key = keys::worker_key(&g);
-    let source = source(&g, market, others);
+    let source = source(&g, engine, market, others);
     let group = engine.map(|engine| WorkerGroup {
         name,
         engine,
@@ -172,6 +173,7 @@ fn group(
         max_concurrency,
         kv_tokens,
         usd_per_hour,
+        interruptible: false,
         api_key,
     });
     (group, g.finish())
@@ -207,7 +209,12 @@ fn group_engine(g: &Section, market: &MarketSection) -> Option<EngineKind> {
     found
 }
 
-fn source(g: &Section, market: &MarketSection, others: &[WorkerGroup]) -> Source {
+fn source(
+    g: &Section,
+    engine: Option<EngineKind>,
+    market: &MarketSection,
+    others: &[WorkerGroup],
+) -> Source {
     let foreign = |keys: &[&'static str], of: &str| {
         for &key in keys {
             let what = format!("is for workers of market {of}");
@@ -221,21 +228,18 @@ fn source(g: &Section, market: &MarketSection, others: &[WorkerGroup]) -> Source
     match market.kind {
         MarketKind::Fixed => {
             foreign(&LOCAL_KEYS, "local");
-            foreign(&VAST_KEYS, "vast");
+            foreign(&vast::KEYS, "vast");
             Source::Fixed {
                 workers: given(g, market, others),
             }
         }
         MarketKind::Local => {
-            foreign(&VAST_KEYS, "vast");
+            foreign(&vast::KEYS, "vast");
             Source::Local(local(g))
         }
         MarketKind::Vast => {
             foreign(&LOCAL_KEYS, "local");
-            Source::Vast(VastLaunch {
-                search_params: vast_text(g, "search_params", "a filter of Vast's offers"),
-                launch_args: vast_text(g, "launch_args", "arguments of `vastai launch instance`"),
-            })
+            Source::Vast(vast::read(g, engine))
         }
     }
 }
@@ -261,23 +265,6 @@ fn given(g: &Section, market: &MarketSection, others: &[WorkerGroup]) -> Vec<Fix
     workers
 }
 
-/// Kept as it stands, `${NAME}` included: what it means is Vast's affair.
-fn vast_text(g: &Section, key: &'static str, expected: &str) -> String {
-    let Some(node) = g.required(key, expected) else {
-        return String::new();
-    };
-    match &node.kind {
-        Kind::Text(text) => {
-            g.show(key, text.as_str());
-            text.clone()
-        }
-        _ => {
-            g.wrong_type(node, key, "text");
-            String::new()
-        }
-    }
-}
-
 fn local(g: &Section) -> LocalLaunch {
     let launch = LocalLaunch {
         command: command(g).unwrap_or_default(),
@@ -298,7 +285,7 @@ fn local(g: &Section) -> LocalLaunch {
     launch
 }
 
-fn environment(g: &Section) -> BTreeMap<String, String> {
+pub(super) fn environment(g: &Section) -> BTreeMap<String, String> {
     let Some(node) = g.get("env") else {
         return BTreeMap::new();
     };

@@ -15,6 +15,7 @@ mod spending;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod vast;
 mod wording;
 
 use std::cell::RefCell;
@@ -29,7 +30,7 @@ use files::SERVER_FILE;
 pub use files::{Files, SourceFile, read as read_files};
 pub use mistakes::{Mistake, Mistakes};
 use section::Reader;
-pub use server::{AccessLogTo, LocalMarketConfig, ServerConfig};
+pub use server::{AccessLogTo, LocalMarketConfig, ServerConfig, VastConfig};
 use tree::Node;
 
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Config {
     /// Never empty; names are unique.
     pub endpoints: Vec<Endpoint>,
     pub access: Access,
+    /// What can be run as it is, and is perhaps not meant so.
+    pub warnings: Vec<Mistake>,
 }
 
 /// Reads an environment variable.
@@ -77,17 +80,18 @@ pub fn parse(server: &SourceFile, endpoints: &[SourceFile], env: Env) -> Result<
 /// The configuration and its summary.
 fn read_all(files: &Files, env: Env) -> Result<(Config, Value), Mistakes> {
     let mistakes = RefCell::new(files.unreadable.clone());
+    let warnings = RefCell::default();
     let broken: Vec<&str> = files.unreadable.iter().map(|m| m.file.as_str()).collect();
     let readable = |file: &&SourceFile| !broken.contains(&file.name.as_str());
     let server = Some(&files.server)
         .filter(readable)
-        .and_then(|file| read_file(file, env, &mistakes, server::read));
+        .and_then(|file| read_file(file, env, (&mistakes, &warnings), server::read));
     let mut endpoints = Vec::new();
     let mut summaries = Vec::new();
     let mut names: Vec<(&SourceFile, Name)> = Vec::new();
     let mut keys = Vec::new();
     for file in files.endpoints.iter().filter(readable) {
-        let Some(read) = read_file(file, env, &mistakes, endpoint::read) else {
+        let Some(read) = read_file(file, env, (&mistakes, &warnings), endpoint::read) else {
             continue;
         };
         refuse_shared_names(file, &read.names, &names, &mistakes);
@@ -114,10 +118,14 @@ fn read_all(files: &Files, env: Env) -> Result<(Config, Value), Mistakes> {
     match server {
         Some((server, access, summary)) if mistakes.is_empty() => {
             let summary = json!({"server": summary, "endpoints": summaries});
+            let mut warnings = warnings.into_inner();
+            warnings.extend(vast::warnings(&files.server, &server, &endpoints));
+            warnings.sort();
             let config = Config {
                 server,
                 endpoints,
                 access,
+                warnings,
             };
             Ok((config, summary))
         }
@@ -138,7 +146,7 @@ fn no_endpoint(server: &SourceFile) -> Mistake {
 fn read_file<T>(
     file: &SourceFile,
     env: Env,
-    mistakes: &RefCell<Vec<Mistake>>,
+    (mistakes, warnings): (&RefCell<Vec<Mistake>>, &RefCell<Vec<Mistake>>),
     read: impl FnOnce(&Reader, &Node) -> T,
 ) -> Option<T> {
     let reader = Reader {
@@ -146,6 +154,7 @@ fn read_file<T>(
         text: &file.text,
         env,
         mistakes,
+        warnings,
     };
     match tree::parse(&file.text) {
         Ok(root) => Some(read(&reader, &root)),

@@ -19,6 +19,8 @@ pub(super) struct Reader<'a> {
     pub(super) text: &'a str,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     pub(super) mistakes: &'a RefCell<Vec<Mistake>>,
+    /// What can be run as it is, and is perhaps not meant so.
+    pub(super) warnings: &'a RefCell<Vec<Mistake>>,
 }
 
 impl<'a> Reader<'a> {
@@ -35,6 +37,16 @@ impl<'a> Reader<'a> {
             column,
             what: what.into(),
             expected: expected.into(),
+        });
+    }
+
+    pub(super) fn warn(&self, line: u64, column: u64, what: impl Into<String>) {
+        self.warnings.borrow_mut().push(Mistake {
+            file: self.file.to_owned(),
+            line,
+            column,
+            what: what.into(),
+            expected: String::new(),
         });
     }
 
@@ -194,6 +206,20 @@ impl<'n> Section<'n, '_> {
                 .mistake_at(self.node, format!("{key} is missing"), expected);
         }
         node
+    }
+
+    /// In the order of the file, repeated and empty ones included.
+    pub(super) fn entries(&self) -> &'n [(Key, Node)] {
+        self.entries
+    }
+
+    /// A number without a default.
+    pub(super) fn find_number(&self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
+        let number = self
+            .get(key)
+            .and_then(|node| self.number_of(node, key, &range));
+        self.note(key, number);
+        number
     }
 
     pub(super) fn number(

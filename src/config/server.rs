@@ -8,11 +8,13 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::connections::{self, TlsConfig};
+use super::endpoint::DAY_S;
 use super::keys::{self, KeyList};
 use super::mistakes::Mistake;
-use super::section::{REDACTED, Reader, Section, shown};
+use super::section::{REDACTED, Reader, Section, as_written, shown};
 use super::spending;
 use super::tree::{Kind, NOTHING, Node};
+use super::vast::usable_key;
 use crate::domain::{ConnectionLimits, Secret, SpendingSettings};
 
 #[derive(Clone, Debug)]
@@ -38,6 +40,11 @@ pub struct ServerConfig {
     pub reload_on_change: bool,
     pub local_market: LocalMarketConfig,
     pub spending: SpendingSettings,
+    pub vast: VastConfig,
+    /// Where the gateway is reached from rented machines, without a slash at its end.
+    pub public_url: Option<String>,
+    /// Rented machines end themselves when no gateway of theirs has answered there for so long.
+    pub orphan_after: Duration,
     /// A filter of the `tracing` crate's EnvFilter.
     pub log: String,
     pub access_log: AccessLogTo,
@@ -60,7 +67,19 @@ pub struct LocalMarketConfig {
     pub keep_on_exit: bool,
 }
 
+/// The account of Vast and how it is used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VastConfig {
+    pub api_key: Option<Secret>,
+    pub url: String,
+    /// What the published intervals between calls are multiplied with.
+    pub interval_scale: f64,
+    /// How old offers may be before they are looked for again.
+    pub search_interval: Duration,
+}
+
 const MIB: usize = 1 << 20;
+const VAST_URL: &str = "https://console.vast.ai";
 
 /// What the file says.
 pub(super) struct ServerFile {
@@ -93,6 +112,9 @@ pub(super) fn read(reader: &Reader, root: &Node) -> ServerFile {
         reload_on_change: s.flag("reload_on_change", true),
         local_market: local_market(&s),
         spending: spending::installation(&s),
+        vast: vast(&s),
+        public_url: url(&s, "public_url"),
+        orphan_after: s.duration("orphan_after", 600.0, 1.0..=DAY_S),
         log: log(&s),
         access_log: access_log(&s),
         access_log_queue: s.count("access_log_queue", 8_192, 1..=1_000_000) as usize,
@@ -175,6 +197,82 @@ fn local_market(s: &Section) -> LocalMarketConfig {
     };
     s.show("local_market", market.finish());
     config
+}
+
+fn vast(s: &Section) -> VastConfig {
+    let node = s.get("vast").unwrap_or(&NOTHING);
+    let v = s.reader.section(node, "vast");
+    let config = VastConfig {
+        api_key: vast_key(&v),
+        url: url(&v, "url").unwrap_or_else(|| VAST_URL.to_owned()),
+        interval_scale: v.number("interval_scale", 1.0, 0.0..=100.0),
+        search_interval: v.duration("search_interval", 30.0, 0.0..=600.0),
+    };
+    v.show("url", config.url.as_str());
+    s.show("vast", v.finish());
+    config
+}
+
+/// From where it is said to be, else from the environment under the name that Vast's own tools use.
+fn vast_key(v: &Section) -> Option<Secret> {
+    let (key, file) = (v.get("api_key"), v.get("api_key_file"));
+    v.show("api_key", key.map(|_| REDACTED));
+    v.show("api_key_file", file.map(as_written));
+    match (key, file) {
+        (Some(_), Some(file)) => {
+            let what = "api_key and api_key_file together";
+            v.reader.mistake_at(file, what, "one of the two");
+            None
+        }
+        (Some(key), None) => {
+            let value = v.text_of(key, "api_key")?;
+            if !key.names_environment() {
+                let what = "api_key is written out in the file";
+                let expected = "\"${NAME}\" of an environment variable, or api_key_file";
+                v.reader.mistake_at(key, what, expected);
+                return None;
+            }
+            usable_key(v, key, value)
+        }
+        (None, Some(file)) => {
+            let path = v.text_of(file, "api_key_file")?;
+            match std::fs::read_to_string(&path) {
+                Ok(key) => usable_key(v, file, key),
+                Err(error) => {
+                    let what = format!("api_key_file cannot be read: {error}");
+                    v.reader.mistake_at(file, what, "a file with the key alone");
+                    None
+                }
+            }
+        }
+        (None, None) => {
+            let key = (v.reader.env)("VAST_API_KEY").filter(|key| !key.trim().is_empty())?;
+            usable_key(v, v.node, key)
+        }
+    }
+}
+
+/// Scheme, host and perhaps a path; without the slash at its end.
+fn url(s: &Section, key: &'static str) -> Option<String> {
+    let Some(node) = s.get(key) else {
+        s.show(key, Value::Null);
+        return None;
+    };
+    s.show(key, as_written(node));
+    let text = s.text_of(node, key)?;
+    let url = text.trim_end_matches('/');
+    let rest = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/[]%".contains(c);
+    if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/') || !rest.chars().all(plain))
+    {
+        let expected = "a URL such as https://gateway.example.com without user, query and blanks";
+        s.reader
+            .mistake_at(node, format!("{key} is {}", shown(node)), expected);
+        return None;
+    }
+    Some(url.to_owned())
 }
 
 /// A token may be written out: it opens nothing from afar unless the admin port is exposed.

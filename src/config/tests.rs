@@ -372,8 +372,8 @@ fn a_name_is_taken_where_it_stands_not_where_the_word_occurs() {
 fn keys_of_another_market_are_told_where_they_belong() {
     check(
         "",
-        "endpoint_name: e\nmarket: vast\nworker_groups: [{engine: vllm, search_params: a, launch_args: b, boot_time: 3}]\n",
-        &["e.yaml:3:66: boot_time is for workers of market local"],
+        "endpoint_name: e\nmarket: vast\nworker_groups: [{engine: vllm, search_params: id=1, launch_args: \"--image i --env '-p 8000:8000'\", boot_time: 3}]\n",
+        &["e.yaml:3:100: boot_time is for workers of market local"],
     );
     check(
         "",

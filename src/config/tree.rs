@@ -34,6 +34,11 @@ impl Node {
         file_text.get(self.bytes.clone()).unwrap_or_default().trim()
     }
 
+    /// The same untrimmed, quotes included, and the byte where it begins.
+    pub(super) fn raw<'t>(&self, file_text: &'t str) -> Option<(usize, &'t str)> {
+        Some((self.bytes.start, file_text.get(self.bytes.clone())?))
+    }
+
     /// Takes anything from the environment, directly or further down.
     pub(super) fn names_environment(&self) -> bool {
         match &self.kind {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     EndpointName, EndpointSpending, GroupName, PassageSettings, ResumeSettings, RoutingSettings,
-    Secret, TokensPerSecond, UsdPerHour,
+    Secret, TokensPerSecond, UsdPerHour, VastLaunch,
 };
 
 /// One model service: a name, its limits and the groups of workers behind it.
@@ -175,6 +175,8 @@ pub struct WorkerGroup {
     pub kv_tokens: Option<u32>,
     /// Pretend or known price, for markets that do not state one.
     pub usd_per_hour: UsdPerHour,
+    /// Interruptible machines will do too.
+    pub interruptible: bool,
     /// What the engine wants to see as `Authorization: Bearer`.
     #[serde(skip)]
     pub api_key: Option<Secret>,
@@ -262,11 +264,4 @@ pub struct FixedWorker {
     pub address: SocketAddr,
     #[serde(skip)]
     pub api_key: Option<Secret>,
-}
-
-/// Kept as written until the market client parses it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct VastLaunch {
-    pub search_params: String,
-    pub launch_args: String,
 }

@@ -18,6 +18,7 @@ mod routing;
 mod snapshot;
 mod time;
 mod units;
+mod vast;
 mod worker;
 
 pub use choice::{Candidate, Choice, GapLaw, KvRoom, NoWorker, WaitReason};
@@ -25,8 +26,7 @@ pub use client::{Access, ApiKey, KeyLimits, KeyScope, NeedsKey, Secret};
 pub use connection::ConnectionLimits;
 pub use endpoint::{
     Endpoint, EngineKind, FixedWorker, HedgeSettings, LocalLaunch, MarketKind, RequestLimits,
-    RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, VastLaunch, WaitingSettings,
-    WorkerGroup,
+    RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, WaitingSettings, WorkerGroup,
 };
 pub use ids::{
     ClientKey, EndpointName, GroupName, HostId, InstallationId, InstanceId, MachineId, OfferId,
@@ -53,4 +53,8 @@ pub use routing::{
 pub use snapshot::{DemandView, FleetSnapshot, WaitingView, WorkerView};
 pub use time::Timestamp;
 pub use units::{Tokens, TokensPerSecond, Usd, UsdPerHour};
+pub use vast::{
+    LaunchOptions, NoPreamble, OfferSearch, PREAMBLE_BYTES_MAX, RunType, SCRIPT_BYTES_MAX,
+    SearchOperator, SearchValue, VastLaunch, VolumeMount,
+};
 pub use worker::{FailureReason, RequestOutcome, WorkerEvent, WorkerPhase};

@@ -77,6 +77,7 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
             max_concurrency,
             kv_tokens: None,
             usd_per_hour: UsdPerHour::ZERO,
+            interruptible: false,
             api_key: None,
         }],
     }

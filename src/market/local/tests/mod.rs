@@ -111,6 +111,7 @@ fn group(launch: LocalLaunch) -> WorkerGroup {
         max_concurrency: None,
         kv_tokens: None,
         usd_per_hour: UsdPerHour(0.25),
+        interruptible: false,
         api_key: None,
     }
 }
