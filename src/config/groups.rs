@@ -239,7 +239,7 @@ fn source(
         }
         MarketKind::Vast => {
             foreign(&LOCAL_KEYS, "local");
-            Source::Vast(vast::read(g, engine))
+            Source::Vast(Box::new(vast::read(g, engine)))
         }
     }
 }

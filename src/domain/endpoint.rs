@@ -227,7 +227,7 @@ pub struct SpeedPrior {
 pub enum Source {
     Local(LocalLaunch),
     Fixed { workers: Vec<FixedWorker> },
-    Vast(VastLaunch),
+    Vast(Box<VastLaunch>),
 }
 
 /// A process on this machine that serves an engine on a port of 127.0.0.1.

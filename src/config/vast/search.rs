@@ -128,9 +128,7 @@ impl Typed<'_> {
                 let what = format!("a list of values of {field}");
                 wrong(at, what, "one number, with >= or the like")
             }
-            (Typed::Many(items), None) if items.is_empty() => {
-                wrong(at, format!("{field} has no value"), "a value")
-            }
+            (Typed::Many([]), None) => wrong(at, format!("{field} has no value"), "a value"),
             (Typed::Many(items), None)
                 if field == "driver_version" && items.iter().any(|item| item.contains('.')) =>
             {
