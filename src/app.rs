@@ -9,13 +9,14 @@ mod listen;
 mod reload;
 mod signals;
 mod upgrade;
+mod vast;
 mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pingora::server::configuration::{Opt, ServerConf};
@@ -26,10 +27,10 @@ use self::certificate::CertificateFiles;
 use self::handover::{Paths, Taking};
 use crate::admin::{Admin, AdminToken};
 use crate::config::{AccessLogTo, Config, Files, ServerConfig};
-use crate::domain::{Access, Endpoint, EndpointName, FixedWorker, MarketKind};
+use crate::domain::{Access, Endpoint, EndpointName, FixedWorker, InstallationId, MarketKind};
 use crate::fleet::{Fleet, Learned};
 use crate::ledger::{Ledger, LedgerError};
-use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings};
+use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings, Market};
 use crate::probe::Prober;
 use crate::proxy::{ConnectionServer, Front, Gateway, KeyRing, ProxySettings, TlsAcceptor};
 use crate::scaler::{Markets, Scaler};
@@ -61,7 +62,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    refuse_unbuilt_markets(&endpoints)?;
+    vast::refuse_without_key(&settings, &endpoints)?;
     let paths = match Paths::in_dir(&settings.state_dir) {
         Err(error) if upgrade => return Err(error),
         Err(error) => {
@@ -120,7 +121,13 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         ledger.installation(),
         fixed_workers(&endpoints),
     ));
-    let proxy_settings = proxy_settings(&settings, &access, &KeyRing::default())?;
+    let vast = vast::market(&settings, &endpoints, &ledger.installation(), &metrics)?;
+    let proxy_settings = proxy_settings(
+        &settings,
+        &access,
+        &KeyRing::default(),
+        ledger.installation(),
+    )?;
     let proxy_settings = Arc::new(ArcSwap::from_pointee(proxy_settings));
 
     let spending = Arc::new(ArcSwap::from_pointee(settings.spending.clone()));
@@ -129,6 +136,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         Markets {
             local: local.clone(),
             fixed: fixed.clone(),
+            vast: vast.clone().map(|vast| vast as Arc<dyn Market>),
         },
         ledger,
         Arc::clone(&metrics),
@@ -147,6 +155,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         certificate: Mutex::new(CertificateFiles::of(&settings)),
         fleet: Arc::clone(&fleet),
         fixed,
+        vast,
         proxy_settings: Arc::clone(&proxy_settings),
         metrics: Arc::clone(&metrics),
         admin_token: Arc::clone(&admin_token),
@@ -269,23 +278,12 @@ fn data_path_threads(settings: &ServerConfig) -> usize {
     }
 }
 
-fn refuse_unbuilt_markets(endpoints: &[Endpoint]) -> Result<()> {
-    for endpoint in endpoints {
-        if endpoint.market == MarketKind::Vast {
-            bail!(
-                "endpoint {}: this version checks configurations for Vast but cannot rent there yet",
-                endpoint.name
-            );
-        }
-    }
-    Ok(())
-}
-
 /// What was used of keys' limits goes on from `before`.
 fn proxy_settings(
     settings: &ServerConfig,
     access: &Access,
     before: &KeyRing,
+    installation: InstallationId,
 ) -> Result<ProxySettings> {
     let certified = settings.tls.as_ref().map(|tls| Arc::clone(&tls.certified));
     let tls = certified.map(TlsAcceptor::new).transpose().context("tls")?;
@@ -294,6 +292,7 @@ fn proxy_settings(
         max_body_bytes: settings.max_body_bytes,
         body_timeout: settings.body_timeout,
         connections: settings.connections.clone(),
+        installation,
         tls,
     })
 }

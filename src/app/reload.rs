@@ -6,12 +6,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use super::certificate::CertificateFiles;
-use super::{Origin, changes, fixed_workers, proxy_settings, refuse_unbuilt_markets};
+use super::{Origin, changes, fixed_workers, proxy_settings, vast};
 use crate::admin::{AdminToken, ReloadResult, Reloaded};
 use crate::config::{self, Files, ServerConfig};
 use crate::domain::{Endpoint, SpendingSettings};
 use crate::fleet::Fleet;
-use crate::market::FixedMarket;
+use crate::market::{FixedMarket, VastMarket};
 use crate::proxy::ProxySettings;
 use crate::telemetry::Metrics;
 
@@ -24,6 +24,8 @@ pub(super) struct Reloader {
     pub(super) certificate: Mutex<CertificateFiles>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) fixed: Arc<FixedMarket>,
+    /// `None` when the gateway was started without a key.
+    pub(super) vast: Option<Arc<VastMarket>>,
     pub(super) proxy_settings: Arc<ArcSwap<ProxySettings>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) admin_token: Arc<ArcSwapOption<AdminToken>>,
@@ -66,11 +68,16 @@ impl Reloader {
     fn try_take(&self, files: &Files) -> ReloadResult {
         let config = config::load_files(files, &|name| std::env::var(name).ok())
             .map_err(|mistakes| mistakes.to_string())?;
-        refuse_unbuilt_markets(&config.endpoints).map_err(|error| error.to_string())?;
+        vast::refuse_without_key(&config.server, &config.endpoints)
+            .map_err(|error| error.to_string())?;
+        vast::refuse_without_market(self.vast.as_deref(), &config.endpoints)
+            .map_err(|error| error.to_string())?;
         self.refuse_changed_markets(&config.endpoints)?;
         let before = self.proxy_settings.load_full();
-        let proxy_settings = proxy_settings(&config.server, &config.access, &before.keys)
-            .map_err(|error| format!("{error:#}"))?;
+        let installation = before.installation.clone();
+        let proxy_settings =
+            proxy_settings(&config.server, &config.access, &before.keys, installation)
+                .map_err(|error| format!("{error:#}"))?;
         *self.certificate.lock() = CertificateFiles::of(&config.server);
         let for_new_workers = changes::for_new_workers(&self.fleet, &config.endpoints);
         let token = config.server.admin_token.as_ref();
@@ -80,6 +87,9 @@ impl Reloader {
         self.spending
             .store(Arc::new(config.server.spending.clone()));
         self.fixed.replace(fixed_workers(&config.endpoints));
+        if let Some(vast) = &self.vast {
+            vast.replace(vast::settings(&config.server, &config.endpoints));
+        }
         self.fleet.replace_settings(&config.endpoints);
         let names = config.endpoints.iter();
         Ok(Reloaded {

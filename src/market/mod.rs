@@ -2,9 +2,11 @@
 
 mod fixed;
 mod local;
+pub(crate) mod vast;
 
 pub use fixed::FixedMarket;
 pub use local::{LocalMarket, LocalMarketSettings};
+pub use vast::{VastMarket, VastSettings};
 
 use std::time::Duration;
 

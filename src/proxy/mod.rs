@@ -35,7 +35,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use pingora::connectors::http::Connector;
 
-use crate::domain::ConnectionLimits;
+use crate::domain::{ConnectionLimits, InstallationId};
 use crate::fleet::Fleet;
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -49,6 +49,8 @@ pub struct ProxySettings {
     pub max_body_bytes: usize,
     pub body_timeout: std::time::Duration,
     pub connections: ConnectionLimits,
+    /// Whose machines may ask whether it lives.
+    pub installation: InstallationId,
     /// How connections of the TLS listener are secured.
     pub tls: Option<TlsAcceptor>,
 }

@@ -25,6 +25,10 @@ impl Gateway {
                 self.models(client, record, endpoint).await
             }
             Route::Health => self.health(client).await,
+            Route::Alive { installation } => {
+                record.unlogged();
+                self.alive(client, installation).await
+            }
             Route::WrongMethod { api, allow } => {
                 let path = client.http.req_header().uri.path();
                 let message = format!("{path} takes {allow}");
@@ -43,6 +47,16 @@ impl Gateway {
         let (status, body): (u16, &[u8]) = match self.fleet.is_leaving() {
             true => (503, b"{\"status\":\"leaving\"}"),
             false => (200, b"{\"status\":\"ok\"}"),
+        };
+        respond::json(client, status, Bytes::from_static(body)).await
+    }
+
+    /// Answered to the last moment: a gateway that drains has machines that still serve.
+    async fn alive(&self, client: &mut Client<'_>, installation: &str) -> pingora::Result<()> {
+        let ours = self.settings.load().installation.as_str() == installation;
+        let (status, body): (u16, &[u8]) = match ours {
+            true => (200, b"{\"alive\":true}"),
+            false => (404, b"{\"alive\":false}"),
         };
         respond::json(client, status, Bytes::from_static(body)).await
     }

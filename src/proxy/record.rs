@@ -42,6 +42,7 @@ struct Notes {
     last_token: Option<Instant>,
     retry_decided: bool,
     ended: Option<Instant>,
+    unlogged: bool,
 }
 
 impl Record {
@@ -90,6 +91,11 @@ impl Record {
     /// The request's id and trace, for a worker.
     pub(super) fn onward(&self) -> &[(HeaderName, HeaderValue)] {
         self.0.trace.get().map_or(&[], Trace::headers)
+    }
+
+    /// Nothing that anybody wants to read of: it leaves no line.
+    pub(super) fn unlogged(&self) {
+        self.notes().unlogged = true;
     }
 
     /// The interface called, or the pattern of the route.
@@ -214,6 +220,9 @@ impl Record {
 impl Drop for Shared {
     fn drop(&mut self) {
         let notes = std::mem::take(self.notes.get_mut());
+        if notes.unlogged {
+            return;
+        }
         let mut line = notes.line;
         let ended = notes.ended.unwrap_or_else(Instant::now);
         line.duration_ms = ms(ended.saturating_duration_since(self.arrived));

@@ -4,6 +4,9 @@ use http::Method;
 
 use crate::domain::Api;
 
+/// Before an installation's name.
+const ALIVE: &str = "/tidegate/alive/";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     /// A generation; `endpoint` where the path names one.
@@ -12,6 +15,8 @@ pub(super) enum Route<'a> {
     Models { endpoint: Option<&'a str> },
     /// The gateway itself is up.
     Health,
+    /// A rented machine asks whether the gateway of this installation lives.
+    Alive { installation: &'a str },
     WrongMethod {
         api: Option<Api>,
         allow: &'static str,
@@ -31,6 +36,15 @@ pub(super) fn classify<'a>(
 ) -> Route<'a> {
     if let Some(target) = target(path) {
         return with_method(method, target, None);
+    }
+    if let Some(installation) = path.strip_prefix(ALIVE) {
+        return match method {
+            &Method::GET | &Method::HEAD => Route::Alive { installation },
+            _ => Route::WrongMethod {
+                api: None,
+                allow: "GET",
+            },
+        };
     }
     let rest = path.strip_prefix('/').unwrap_or(path);
     let (first, tail) = match rest.split_once('/') {
@@ -147,6 +161,20 @@ mod tests {
         );
         check("GET", "/llama/ws", other(Some("llama"), "/ws"));
         check("POST", "/tokenize", other(None, "/tokenize"));
+    }
+
+    #[test]
+    fn rented_machines_ask_for_the_gateway_of_their_installation() {
+        let alive = Route::Alive {
+            installation: "mine",
+        };
+        check("GET", "/tidegate/alive/mine", alive);
+        check("HEAD", "/tidegate/alive/mine", alive);
+        let wrong = Route::WrongMethod {
+            api: None,
+            allow: "GET",
+        };
+        check("POST", "/tidegate/alive/mine", wrong);
     }
 
     #[test]

@@ -44,23 +44,27 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Markets {
     pub local: Arc<dyn Market>,
     pub fixed: Arc<dyn Market>,
+    /// `None` without a key.
+    pub vast: Option<Arc<dyn Market>>,
 }
 
 impl Markets {
-    /// `None` for a market that is not built in yet.
+    /// `None` for a market that cannot be used.
     pub fn get(&self, kind: MarketKind) -> Option<&Arc<dyn Market>> {
         match kind {
             MarketKind::Local => Some(&self.local),
             MarketKind::Fixed => Some(&self.fixed),
-            MarketKind::Vast => None,
+            MarketKind::Vast => self.vast.as_ref(),
         }
     }
 
-    fn all(&self) -> [(MarketKind, &Arc<dyn Market>); 2] {
-        [
+    fn all(&self) -> impl Iterator<Item = (MarketKind, &Arc<dyn Market>)> {
+        let always = [
             (MarketKind::Local, &self.local),
             (MarketKind::Fixed, &self.fixed),
-        ]
+        ];
+        let vast = self.vast.iter().map(|vast| (MarketKind::Vast, vast));
+        always.into_iter().chain(vast)
     }
 }
 

@@ -35,6 +35,7 @@ pub struct Metrics {
     pub scaling_actions: IntCounterVec,
     pub worker_failures: IntCounterVec,
     pub market_calls: IntCounterVec,
+    pub vast_calls: IntCounterVec,
     pub probes: IntCounterVec,
     pub reloads: IntCounterVec,
     pub access_log_lines: IntCounterVec,
@@ -235,6 +236,12 @@ impl Metrics {
                 "tidegate_market_calls_total",
                 "Calls of a market.",
                 &["market", "call", "outcome"],
+            )?,
+            vast_calls: counter(
+                &r,
+                "tidegate_vast_calls_total",
+                "Calls of Vast's interface over HTTP, refused and repeated ones included.",
+                &["call", "outcome"],
             )?,
             probes: counter(
                 &r,
