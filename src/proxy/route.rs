@@ -39,7 +39,7 @@ pub(super) fn classify<'a>(
     }
     if let Some(installation) = path.strip_prefix(ALIVE) {
         return match method {
-            &Method::GET | &Method::HEAD => Route::Alive { installation },
+            &Method::GET => Route::Alive { installation },
             _ => Route::WrongMethod {
                 api: None,
                 allow: "GET",
@@ -169,7 +169,6 @@ mod tests {
             installation: "mine",
         };
         check("GET", "/tidegate/alive/mine", alive);
-        check("HEAD", "/tidegate/alive/mine", alive);
         let wrong = Route::WrongMethod {
             api: None,
             allow: "GET",

@@ -58,13 +58,13 @@ impl Markets {
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = (MarketKind, &Arc<dyn Market>)> {
+    fn all(&self) -> Vec<(MarketKind, &Arc<dyn Market>)> {
         let always = [
             (MarketKind::Local, &self.local),
             (MarketKind::Fixed, &self.fixed),
         ];
         let vast = self.vast.iter().map(|vast| (MarketKind::Vast, vast));
-        always.into_iter().chain(vast)
+        always.into_iter().chain(vast).collect()
     }
 }
 
