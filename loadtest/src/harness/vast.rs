@@ -90,6 +90,13 @@ impl FakeVast {
         answer["calls"].as_array().cloned().context("no calls")
     }
 
+    /// The last searches, oldest first, each with its `body` and the ids of the `offers` found.
+    pub async fn searches(&self) -> Result<Vec<Value>> {
+        let answer = self.get("searches").await?;
+        let searches = answer["searches"].as_array().cloned();
+        searches.context("no searches")
+    }
+
     /// Shares by name, such as `{"lost_answer": 1.0}`; `{"clear": true}` ends all.
     pub async fn set_faults(&self, shares: &Value) -> Result<Value> {
         self.post("faults", shares).await

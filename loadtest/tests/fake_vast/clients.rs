@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use loadtest::harness::FakeVast;
+use serde_json::json;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -45,4 +46,18 @@ async fn the_command_line_of_vast_works_unmodified() {
     .await
     .unwrap();
     assert!(fake.existing().await.unwrap().is_empty());
+    // What a search of ours is compared with.
+    let searches = fake.searches().await.unwrap();
+    let (body, offers) = (&searches[0]["body"], &searches[0]["offers"]);
+    assert_eq!(body["gpu_name"]["eq"], "RTX 4090");
+    assert_eq!(body["gpu_ram"], json!({"gte": 23000.0}));
+    assert_eq!(
+        (&body["type"], &body["allocated_storage"]),
+        (&json!("on-demand"), &json!(40.0))
+    );
+    assert!(!offers.as_array().unwrap().is_empty());
+    let audit = fake.audit().await.unwrap();
+    let created = &audit[0]["body"];
+    assert_eq!(created["runtype"], "ssh_direc ssh_proxy");
+    assert_eq!(created["env"]["-p 3000:3000"], "1");
 }

@@ -43,7 +43,7 @@ async fn a_lost_answer_leaves_an_instance_behind() {
             (&json!(true), &json!(false))
         );
         assert!(
-            call["instance"].is_u64() && call["label"].is_string(),
+            call["instance"].is_u64() && call["body"]["label"].is_string(),
             "{call}"
         );
     }

@@ -25,6 +25,7 @@ pub fn serve(shared: &Shared, call: &Call) -> Answer {
         ["fake", "account"] if get => Ok(accounts(&world, now)),
         ["fake", "instances"] if get => Ok(instances(&world, now)),
         ["fake", "audit"] if get => Ok(audit(&world, now)),
+        ["fake", "searches"] if get => Ok(searches(&world)),
         ["fake", "faults"] if get => Ok(faults(&world)),
         ["fake", "faults"] if post => change_faults(&mut world, &call.body),
         ["fake", "outage"] if post => outage(&mut world, now, &call.body),
@@ -103,6 +104,11 @@ fn audit(world: &World, now: At) -> Answer {
     Answer::ok(json!({
         "seed": world.settings.seed, "at_s": now.seconds(), "calls": world.record.calls,
     }))
+}
+
+/// The last hundred, with the ids of what each found.
+fn searches(world: &World) -> Answer {
+    Answer::ok(json!({ "searches": world.record.searches }))
 }
 
 fn faults(world: &World) -> Answer {

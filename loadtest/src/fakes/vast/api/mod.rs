@@ -281,7 +281,7 @@ fn note(
         container,
         method: call.method.to_string(),
         path: format!("/{}/", call.path.join("/")),
-        label: call.body["label"].as_str().map(str::to_owned),
+        body: call.body.clone(),
         instance: answer.new_instance(),
         status: answer.status(),
         error: answer.error(),

@@ -7,12 +7,19 @@ use crate::fakes::vast::classes::CLASSES;
 use crate::fakes::vast::clock::At;
 use crate::fakes::vast::offers::{Dates, Terms, row};
 use crate::fakes::vast::query::{fits, of_search, sort};
+use crate::fakes::vast::record::Search;
 use crate::fakes::vast::world::{Refusal, World};
 
 const DISK_GB: f64 = 5.0;
 
-pub fn search(world: &World, now: At, query: &Value) -> Result<Answer, Refusal> {
-    found(world, now, query).map(|offers| Answer::ok(json!({ "offers": offers })))
+pub fn search(world: &mut World, now: At, query: &Value) -> Result<Answer, Refusal> {
+    let offers = found(world, now, query)?;
+    world.record.searched(Search {
+        at_s: now.seconds(),
+        body: query.clone(),
+        offers: offers.iter().map(|offer| offer["id"].clone()).collect(),
+    });
+    Ok(Answer::ok(json!({ "offers": offers })))
 }
 
 /// The rows that fit a query, in its order.
