@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::keys::{self, KeyList};
 use super::section::{Reader, Section, as_written, shown};
 use super::tree::{NOTHING, Node};
-use super::{groups, routes, routing, spending};
+use super::{groups, offers, routes, routing, spending};
 use crate::domain::{
-    Endpoint, EndpointName, HedgeSettings, RequestLimits, ResumeMode, ResumeSettings,
-    RetrySettings, ScalingSettings, TimeLimits, TokensPerSecond, WaitingSettings,
+    Endpoint, EndpointName, HedgeSettings, Interruptible, RequestLimits, ResumeMode,
+    ResumeSettings, RetrySettings, ScalingSettings, TimeLimits, TokensPerSecond, WaitingSettings,
 };
 
 /// First path segments that are routes of the gateway.
@@ -98,7 +98,12 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     let passage = routes::read(&s);
     let times = times(&s);
     let spending = spending::endpoint(&s);
-    let (market, groups) = groups::read(&s);
+    let offers = offers::read(&s);
+    let (market, mut groups) = groups::read(&s);
+    for group in &mut groups {
+        group.interruptible = offers.interruptible != Interruptible::Never;
+    }
+    let benchmark = offers::benchmark(&s, market);
     let keys = keys::read(&s, false);
     let endpoint = name.as_ref().map(|name| Endpoint {
         name: EndpointName::new(&name.text),
@@ -114,6 +119,8 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
         passage,
         times,
         spending,
+        offers,
+        benchmark,
         groups,
     });
     EndpointFile {
@@ -214,6 +221,9 @@ fn times(s: &Section) -> TimeLimits {
         first_byte: t.duration("first_byte", 600.0, 0.01..=DAY_S),
         between_bytes: t.duration("between_bytes", 120.0, 0.01..=DAY_S),
         boot: t.duration("boot", 600.0, 0.01..=DAY_S),
+        scheduling: t.duration("scheduling", 60.0, 0.01..=DAY_S),
+        offline: t.duration("offline", 120.0, 0.01..=DAY_S),
+        benchmark: t.duration("benchmark", 90.0, 0.01..=DAY_S),
         unresponsive: t.duration("unresponsive", 20.0, 0.0..=DAY_S),
         silence: t.duration("silence", 5.0, 0.01..=DAY_S),
         drain: t.duration("drain", 120.0, 0.0..=DAY_S),

@@ -123,6 +123,8 @@ fn given_group(
         speed_prior: default_prior(engine),
         max_concurrency: None,
         kv_tokens: None,
+        image_gb: 0.0,
+        model_gb: 0.0,
         usd_per_hour: UsdPerHour::ZERO,
         interruptible: false,
         api_key: None,
@@ -163,6 +165,7 @@ fn group(
     let max_concurrency = g.optional_count("max_concurrency", 1..=100_000);
     let kv_tokens = g.optional_count("kv_tokens", 1..=u32::MAX);
     let usd_per_hour = UsdPerHour(g.number("usd_per_hour", 0.0, 0.0..=10_000.0));
+    let (image_gb, model_gb) = downloads(&g, market);
     let api_key = keys::worker_key(&g);
     let source = source(&g, engine, market, others);
     let group = engine.map(|engine| WorkerGroup {
@@ -172,11 +175,22 @@ fn group(
         speed_prior,
         max_concurrency,
         kv_tokens,
+        image_gb,
+        model_gb,
         usd_per_hour,
         interruptible: false,
         api_key,
     });
     (group, g.finish())
+}
+
+/// What a rented machine fetches before it serves.
+fn downloads(g: &Section, market: &MarketSection) -> (f64, f64) {
+    if market.kind != MarketKind::Vast {
+        return (0.0, 0.0);
+    }
+    let size = |key, default| g.number(key, default, 0.0..=10_000.0);
+    (size("image_gb", 10.0), size("model_gb", 15.0))
 }
 
 fn group_name(g: &Section, n: usize) -> GroupName {

@@ -7,6 +7,7 @@ mod groups;
 mod keys;
 mod market;
 mod mistakes;
+mod offers;
 mod routes;
 mod routing;
 mod section;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointName, EndpointSpending, GroupName, PassageSettings, ResumeSettings, RoutingSettings,
-    Secret, TokensPerSecond, UsdPerHour, VastLaunch,
+    BenchmarkSettings, EndpointName, EndpointSpending, GroupName, OfferSettings, PassageSettings,
+    ResumeSettings, RoutingSettings, Secret, TokensPerSecond, UsdPerHour, VastLaunch,
 };
 
 /// One model service: a name, its limits and the groups of workers behind it.
@@ -28,6 +28,9 @@ pub struct Endpoint {
     pub passage: PassageSettings,
     pub times: TimeLimits,
     pub spending: EndpointSpending,
+    pub offers: OfferSettings,
+    /// What a new worker has to show before it serves; `None`: nothing.
+    pub benchmark: Option<BenchmarkSettings>,
     /// Never empty. A fixed market has one group.
     pub groups: Vec<WorkerGroup>,
 }
@@ -144,6 +147,15 @@ pub struct TimeLimits {
     /// From rental to the first healthy answer.
     #[serde(with = "super::time::seconds")]
     pub boot: Duration,
+    /// A machine that waits for its GPUs so long is given up.
+    #[serde(with = "super::time::seconds")]
+    pub scheduling: Duration,
+    /// The same for one whose host is not heard of.
+    #[serde(with = "super::time::seconds")]
+    pub offline: Duration,
+    /// From the first healthy answer to the benchmark's end.
+    #[serde(with = "super::time::seconds")]
+    pub benchmark: Duration,
     /// From the first failed probe until a worker is given up.
     #[serde(with = "super::time::seconds")]
     pub unresponsive: Duration,
@@ -173,6 +185,9 @@ pub struct WorkerGroup {
     pub max_concurrency: Option<u32>,
     /// Tokens its KV cache holds, where that is known.
     pub kv_tokens: Option<u32>,
+    /// What a new machine downloads before it serves.
+    pub image_gb: f64,
+    pub model_gb: f64,
     /// Pretend or known price, for markets that do not state one.
     pub usd_per_hour: UsdPerHour,
     /// Interruptible machines will do too.

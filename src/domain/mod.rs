@@ -7,6 +7,7 @@ mod connection;
 mod endpoint;
 mod ids;
 mod money;
+mod offers;
 mod outlook;
 mod passage;
 mod plan;
@@ -35,6 +36,10 @@ pub use ids::{
 pub use money::{
     AgreementView, Day, EndpointMoney, EndpointSpending, Enforce, LimitView, MoneyView, SpendKind,
     SpendUse, SpendingLimits, SpendingRule, SpendingScope, SpendingSettings,
+};
+pub use offers::{
+    Alternative, BenchmarkResult, BenchmarkSettings, ChoiceRule, Interruptible, OfferChoice,
+    OfferSettings, WhyNot,
 };
 pub use outlook::{LENGTH_BINS, Outlook, length_bin, length_bin_start};
 pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};

@@ -9,6 +9,8 @@ use super::{InstanceState, Release, Timestamp};
 pub enum WorkerPhase {
     /// Being rented, booted or restarted; not healthy yet.
     Starting,
+    /// Healthy, and being measured before it serves.
+    Benchmarking,
     /// Healthy; takes requests.
     Ready,
     /// Was ready, failed a probe; takes no requests.
@@ -32,6 +34,7 @@ impl WorkerPhase {
     pub fn as_str(self) -> &'static str {
         match self {
             WorkerPhase::Starting => "starting",
+            WorkerPhase::Benchmarking => "benchmarking",
             WorkerPhase::Ready => "ready",
             WorkerPhase::Unhealthy { .. } => "unhealthy",
             WorkerPhase::Draining { .. } => "draining",
@@ -43,8 +46,9 @@ impl WorkerPhase {
         }
     }
 
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 10] = [
         "starting",
+        "benchmarking",
         "ready",
         "unhealthy",
         "draining",
@@ -54,6 +58,11 @@ impl WorkerPhase {
         "destroying",
         "gone",
     ];
+
+    /// On its way to serve, not there yet.
+    pub fn is_starting(self) -> bool {
+        matches!(self, WorkerPhase::Starting | WorkerPhase::Benchmarking)
+    }
 
     pub fn is_ready(self) -> bool {
         matches!(self, WorkerPhase::Ready)
@@ -75,6 +84,20 @@ pub enum FailureReason {
     RentRefused,
     /// Not healthy within the boot deadline.
     BootDeadline,
+    /// The market says that it cannot start it.
+    MarketError,
+    /// It did not answer the benchmark.
+    BenchmarkFailed,
+    /// The benchmark fell far short of what was believed.
+    TooSlow,
+    /// Not the GPU that was offered.
+    WrongHardware,
+    /// Somebody bid more. Expected of an interruptible machine.
+    Outbid,
+    /// It waited for its GPUs in vain.
+    NoGpu,
+    /// Its host was not heard of for too long.
+    HostOffline,
     /// The process or instance ended by itself.
     Exited,
     /// The market no longer lists it.
@@ -84,10 +107,37 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
+    pub const ALL: [FailureReason; 12] = [
+        FailureReason::RentRefused,
+        FailureReason::BootDeadline,
+        FailureReason::MarketError,
+        FailureReason::BenchmarkFailed,
+        FailureReason::TooSlow,
+        FailureReason::WrongHardware,
+        FailureReason::Outbid,
+        FailureReason::NoGpu,
+        FailureReason::HostOffline,
+        FailureReason::Exited,
+        FailureReason::Vanished,
+        FailureReason::Unresponsive,
+    ];
+
+    /// Nothing went wrong: no reason to hold back with the next one.
+    pub fn is_expected(self) -> bool {
+        self == FailureReason::Outbid
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             FailureReason::RentRefused => "rent_refused",
             FailureReason::BootDeadline => "boot_deadline",
+            FailureReason::MarketError => "market_error",
+            FailureReason::BenchmarkFailed => "benchmark_failed",
+            FailureReason::TooSlow => "too_slow",
+            FailureReason::WrongHardware => "wrong_hardware",
+            FailureReason::Outbid => "outbid",
+            FailureReason::NoGpu => "no_gpu",
+            FailureReason::HostOffline => "host_offline",
             FailureReason::Exited => "exited",
             FailureReason::Vanished => "vanished",
             FailureReason::Unresponsive => "unresponsive",
@@ -111,10 +161,21 @@ pub enum RequestOutcome {
 #[serde(rename_all = "snake_case")]
 pub enum WorkerEvent {
     InstanceSeen(InstanceState),
+    /// Every listing since then saw it so.
+    InstanceLasts {
+        state: InstanceState,
+        since: Timestamp,
+    },
+    /// What the market says of it cannot be mended by waiting, or it is not what was rented.
+    InstanceUnfit(FailureReason),
     /// A complete listing of the market did not hold it.
     InstanceMissing,
     RentRefused,
     ProbeSucceeded,
+    /// Healthy for the first time, and to be measured before it serves.
+    BenchmarkDue,
+    BenchmarkPassed,
+    BenchmarkFailed(FailureReason),
     ProbeFailed,
     RestartOrdered,
     DrainOrdered(Release),

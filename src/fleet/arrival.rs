@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use super::endpoint::EndpointFleet;
 use super::worker::Worker;
-use crate::domain::{
-    GroupName, Source, TimeLimits, Timestamp, Tokens, WaitReason, WorkerGroup, WorkerPhase,
-};
+use crate::domain::{GroupName, Source, TimeLimits, Timestamp, Tokens, WaitReason, WorkerGroup};
 use crate::policy::arrival::{StartTime, Supply, retry_after, time_to_do};
 
 /// From a local process begun to its first healthy answer, before one was seen.
@@ -63,7 +61,7 @@ impl EndpointFleet {
             let (phase, since) = worker.phase();
             let after = if worker.takes_requests() {
                 Duration::ZERO
-            } else if phase == WorkerPhase::Starting {
+            } else if phase.is_starting() {
                 let mut groups = settings.groups.iter();
                 let Some(group) = groups.find(|group| group.name == worker.spec.group) else {
                     continue;

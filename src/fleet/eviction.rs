@@ -51,7 +51,9 @@ impl Evictor {
 /// What a phase means for the requests at the worker; a drain says itself when its streams are to be moved.
 pub(super) fn by_phase(phase: WorkerPhase) -> Option<Eviction> {
     match phase {
-        WorkerPhase::Starting | WorkerPhase::Ready => Some(Eviction::Nobody),
+        WorkerPhase::Starting | WorkerPhase::Benchmarking | WorkerPhase::Ready => {
+            Some(Eviction::Nobody)
+        }
         // Its streams may still flow; what has not begun need not wait for it.
         WorkerPhase::Unhealthy { failed_probes } if failed_probes >= 2 => Some(Eviction::NotBegun),
         WorkerPhase::Unhealthy { .. } => Some(Eviction::Nobody),

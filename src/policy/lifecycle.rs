@@ -55,13 +55,14 @@ pub fn advance(
     };
     let changed = match phase {
         WorkerPhase::Starting => starting(event, times, now.since(since), now),
-        WorkerPhase::Ready => ready(event, now),
+        WorkerPhase::Benchmarking => benchmarking(event, times, now.since(since), now),
+        WorkerPhase::Ready => ready(event, times, now),
         WorkerPhase::Unhealthy { failed_probes } => {
             unhealthy(event, failed_probes, times, now.since(since), now)
         }
         WorkerPhase::Draining { then, since } => draining(event, then, since, times, now),
-        WorkerPhase::Stopping => stopping(event, now.since(since), now),
-        WorkerPhase::Stopped => stopped(event, now),
+        WorkerPhase::Stopping => stopping(event, times, now.since(since), now),
+        WorkerPhase::Stopped => stopped(event, times, now),
         WorkerPhase::Failed { reason } => failed(event, reason, now.since(since), now),
         WorkerPhase::Destroying => destroying(event, now.since(since), now),
         WorkerPhase::Gone => None,
@@ -83,6 +84,11 @@ fn starting(
 ) -> Option<Transition> {
     match event {
         WorkerEvent::ProbeSucceeded => to(WorkerPhase::Ready, now),
+        WorkerEvent::BenchmarkDue => to(WorkerPhase::Benchmarking, now),
+        WorkerEvent::InstanceLasts {
+            state: InstanceState::Scheduling,
+            since,
+        } if now.since(since) >= times.scheduling => fail(FailureReason::NoGpu, now),
         WorkerEvent::Tick | WorkerEvent::ProbeFailed if waited >= times.boot => {
             fail(FailureReason::BootDeadline, now)
         }
@@ -99,16 +105,39 @@ fn starting(
             now,
         ),
         WorkerEvent::DrainOrdered(then) => release(then, now),
-        _ => lost(event, now),
+        _ => lost(event, times, now),
     }
 }
 
-fn ready(event: WorkerEvent, now: Timestamp) -> Option<Transition> {
+fn benchmarking(
+    event: WorkerEvent,
+    times: &TimeLimits,
+    waited: Duration,
+    now: Timestamp,
+) -> Option<Transition> {
+    match event {
+        WorkerEvent::BenchmarkPassed => to(WorkerPhase::Ready, now),
+        WorkerEvent::BenchmarkFailed(reason) => fail(reason, now),
+        WorkerEvent::Tick if waited >= times.benchmark => fail(FailureReason::BenchmarkFailed, now),
+        WorkerEvent::DrainOrdered(then) => release(then, now),
+        WorkerEvent::InstanceSeen(InstanceState::Stopped) => to(WorkerPhase::Stopped, now),
+        WorkerEvent::InstanceSeen(InstanceState::Scheduling) => fail(FailureReason::Outbid, now),
+        _ => lost(event, times, now),
+    }
+}
+
+fn ready(event: WorkerEvent, times: &TimeLimits, now: Timestamp) -> Option<Transition> {
     match event {
         WorkerEvent::ProbeFailed => to(WorkerPhase::Unhealthy { failed_probes: 1 }, now),
         WorkerEvent::DrainOrdered(then) => to(WorkerPhase::Draining { then, since: now }, now),
         WorkerEvent::InstanceSeen(InstanceState::Stopped) => to(WorkerPhase::Stopped, now),
-        _ => lost(event, now),
+        WorkerEvent::InstanceSeen(InstanceState::Scheduling) => fail(FailureReason::Outbid, now),
+        // It answers, whatever its market hears of its host.
+        WorkerEvent::InstanceLasts {
+            state: InstanceState::Offline,
+            ..
+        } => None,
+        _ => lost(event, times, now),
     }
 }
 
@@ -132,7 +161,8 @@ fn unhealthy(
         // Its streams may still flow.
         WorkerEvent::DrainOrdered(then) => to(WorkerPhase::Draining { then, since: now }, now),
         WorkerEvent::InstanceSeen(InstanceState::Stopped) => to(WorkerPhase::Stopped, now),
-        _ => lost(event, now),
+        WorkerEvent::InstanceSeen(InstanceState::Scheduling) => fail(FailureReason::Outbid, now),
+        _ => lost(event, times, now),
     }
 }
 
@@ -165,26 +195,34 @@ fn draining(
             Release::Stop => to(WorkerPhase::Stopped, now),
             Release::Destroy => release(then, now),
         },
-        _ => lost(event, now),
+        WorkerEvent::InstanceSeen(InstanceState::Scheduling) => fail(FailureReason::Outbid, now),
+        _ => lost(event, times, now),
     }
 }
 
-fn stopping(event: WorkerEvent, waited: Duration, now: Timestamp) -> Option<Transition> {
+fn stopping(
+    event: WorkerEvent,
+    times: &TimeLimits,
+    waited: Duration,
+    now: Timestamp,
+) -> Option<Transition> {
     match event {
         WorkerEvent::InstanceSeen(InstanceState::Stopped) => to(WorkerPhase::Stopped, now),
         WorkerEvent::DrainOrdered(Release::Destroy) => release(Release::Destroy, now),
         WorkerEvent::Tick if waited >= RETRY_AFTER => release(Release::Stop, now),
-        _ => lost(event, now),
+        _ => lost(event, times, now),
     }
 }
 
-fn stopped(event: WorkerEvent, now: Timestamp) -> Option<Transition> {
+fn stopped(event: WorkerEvent, times: &TimeLimits, now: Timestamp) -> Option<Transition> {
     match event {
         WorkerEvent::RestartOrdered => with(WorkerPhase::Starting, Effect::Start, now),
         WorkerEvent::DrainOrdered(Release::Destroy) => release(Release::Destroy, now),
         // Started by someone else: it costs and serves nobody.
-        WorkerEvent::InstanceSeen(InstanceState::Running) => release(Release::Stop, now),
-        _ => lost(event, now),
+        WorkerEvent::InstanceSeen(InstanceState::Running | InstanceState::Scheduling) => {
+            release(Release::Stop, now)
+        }
+        _ => lost(event, times, now),
     }
 }
 
@@ -221,8 +259,13 @@ fn destroying(event: WorkerEvent, waited: Duration, now: Timestamp) -> Option<Tr
 }
 
 /// Ends that come from outside mean the same in every phase in which a worker is still wanted.
-fn lost(event: WorkerEvent, now: Timestamp) -> Option<Transition> {
+fn lost(event: WorkerEvent, times: &TimeLimits, now: Timestamp) -> Option<Transition> {
     match event {
+        WorkerEvent::InstanceUnfit(reason) => fail(reason, now),
+        WorkerEvent::InstanceLasts {
+            state: InstanceState::Offline,
+            since,
+        } if now.since(since) >= times.offline => fail(FailureReason::HostOffline, now),
         WorkerEvent::InstanceSeen(InstanceState::Exited) => fail(FailureReason::Exited, now),
         // The line is ended when a second listing agrees; until then a destroy does no harm.
         WorkerEvent::InstanceMissing => fail(FailureReason::Vanished, now),

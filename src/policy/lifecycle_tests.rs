@@ -15,6 +15,9 @@ fn times() -> TimeLimits {
         first_byte: 60 * second,
         between_bytes: 30 * second,
         boot: 600 * second,
+        scheduling: Duration::from_secs(60),
+        offline: Duration::from_secs(120),
+        benchmark: Duration::from_secs(90),
         unresponsive: Duration::from_secs(1),
         silence: 5 * second,
         drain: 120 * second,
@@ -47,6 +50,84 @@ fn a_worker_is_ready_when_it_first_answers_and_failed_when_it_never_does() {
     check(P::Starting, 700, E::ProbeSucceeded, P::Ready, &[]);
     let late = failed(FailureReason::BootDeadline);
     check(P::Starting, 600, E::Tick, late, &[Effect::Destroy]);
+}
+
+fn lasting(state: InstanceState, seconds: u64) -> E {
+    let since = ago(seconds);
+    E::InstanceLasts { state, since }
+}
+
+#[test]
+fn a_worker_that_is_measured_first_serves_only_when_it_passed() {
+    check(P::Starting, 90, E::BenchmarkDue, P::Benchmarking, &[]);
+    check(P::Benchmarking, 20, E::ProbeSucceeded, P::Benchmarking, &[]);
+    check(P::Benchmarking, 20, E::ProbeFailed, P::Benchmarking, &[]);
+    check(P::Benchmarking, 30, E::BenchmarkPassed, P::Ready, &[]);
+    let slow = FailureReason::TooSlow;
+    check(
+        P::Benchmarking,
+        30,
+        E::BenchmarkFailed(slow),
+        failed(slow),
+        &[Effect::Destroy],
+    );
+    check(P::Benchmarking, 89, E::Tick, P::Benchmarking, &[]);
+    let never = failed(FailureReason::BenchmarkFailed);
+    check(P::Benchmarking, 90, E::Tick, never, &[Effect::Destroy]);
+    check(P::Ready, 1, E::BenchmarkFailed(slow), P::Ready, &[]);
+}
+
+#[test]
+fn a_serving_worker_that_waits_for_its_gpus_was_outbid_and_is_destroyed() {
+    let outbid = failed(FailureReason::Outbid);
+    let draining = P::Draining {
+        then: Release::Stop,
+        since: NOW,
+    };
+    let unhealthy = P::Unhealthy { failed_probes: 1 };
+    for phase in [P::Ready, P::Benchmarking, unhealthy, draining] {
+        let seen = E::InstanceSeen(InstanceState::Scheduling);
+        check(phase, 9, seen, outbid, &[Effect::Destroy]);
+    }
+}
+
+#[test]
+fn a_machine_that_does_not_get_its_gpus_in_time_is_given_up() {
+    let seen = E::InstanceSeen(InstanceState::Scheduling);
+    check(P::Starting, 70, seen, P::Starting, &[]);
+    let waiting = |seconds| lasting(InstanceState::Scheduling, seconds);
+    check(P::Starting, 70, waiting(59), P::Starting, &[]);
+    let given_up = failed(FailureReason::NoGpu);
+    check(P::Starting, 70, waiting(60), given_up, &[Effect::Destroy]);
+    check(P::Stopped, 70, seen, P::Stopping, &[Effect::Stop]);
+}
+
+#[test]
+fn a_host_that_is_not_heard_of_is_given_up_unless_its_worker_answers() {
+    let offline = failed(FailureReason::HostOffline);
+    let unhealthy = P::Unhealthy { failed_probes: 1 };
+    for phase in [
+        P::Starting,
+        P::Benchmarking,
+        unhealthy,
+        P::Stopped,
+        P::Stopping,
+    ] {
+        let still = lasting(InstanceState::Offline, 119);
+        assert_ne!(advance(phase, NOW, still, &times(), NOW).phase, offline);
+        let long = lasting(InstanceState::Offline, 120);
+        check(phase, 1, long, offline, &[Effect::Destroy]);
+    }
+    let long = lasting(InstanceState::Offline, 9_999);
+    check(P::Ready, 1, long, P::Ready, &[]);
+}
+
+#[test]
+fn a_machine_that_cannot_start_or_is_another_is_given_up_at_once() {
+    for reason in [FailureReason::MarketError, FailureReason::WrongHardware] {
+        let unfit = E::InstanceUnfit(reason);
+        check(P::Starting, 5, unfit, failed(reason), &[Effect::Destroy]);
+    }
 }
 
 #[test]
@@ -220,15 +301,9 @@ fn any_release() -> impl Strategy<Value = Release> {
 }
 
 fn any_phase() -> impl Strategy<Value = P> {
-    let reasons = [
-        FailureReason::RentRefused,
-        FailureReason::BootDeadline,
-        FailureReason::Exited,
-        FailureReason::Vanished,
-        FailureReason::Unresponsive,
-    ];
     prop_oneof![
         Just(P::Starting),
+        Just(P::Benchmarking),
         Just(P::Ready),
         (1..4_u32).prop_map(|failed_probes| P::Unhealthy { failed_probes }),
         (any_release(), 0..300_u64).prop_map(|(then, seconds)| P::Draining {
@@ -237,7 +312,7 @@ fn any_phase() -> impl Strategy<Value = P> {
         }),
         Just(P::Stopping),
         Just(P::Stopped),
-        prop::sample::select(reasons.to_vec()).prop_map(failed),
+        prop::sample::select(FailureReason::ALL.to_vec()).prop_map(failed),
         Just(P::Destroying),
         Just(P::Gone),
     ]
@@ -249,9 +324,17 @@ fn any_event() -> impl Strategy<Value = E> {
         E::InstanceSeen(InstanceState::Running),
         E::InstanceSeen(InstanceState::Stopped),
         E::InstanceSeen(InstanceState::Exited),
+        E::InstanceSeen(InstanceState::Scheduling),
+        E::InstanceSeen(InstanceState::Offline),
+        lasting(InstanceState::Scheduling, 100),
+        lasting(InstanceState::Offline, 200),
+        E::InstanceUnfit(FailureReason::WrongHardware),
         E::InstanceMissing,
         E::RentRefused,
         E::ProbeSucceeded,
+        E::BenchmarkDue,
+        E::BenchmarkPassed,
+        E::BenchmarkFailed(FailureReason::TooSlow),
         E::ProbeFailed,
         E::RestartOrdered,
         E::DrainCancelled,

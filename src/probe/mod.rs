@@ -106,6 +106,8 @@ fn interval(worker: &Worker, times: &TimeLimits) -> Option<Duration> {
         WorkerPhase::Starting | WorkerPhase::Unhealthy { failed_probes: 1 } => {
             Some(STARTING_INTERVAL.min(times.probe_interval))
         }
+        // The benchmark says how it is.
+        WorkerPhase::Benchmarking => None,
         WorkerPhase::Ready if !worker.takes_requests() => Some(STARTING_INTERVAL),
         WorkerPhase::Ready | WorkerPhase::Unhealthy { .. } | WorkerPhase::Draining { .. } => {
             Some(times.probe_interval)

@@ -21,13 +21,15 @@ use crate::domain::{
     Endpoint, EngineKind, LaunchOptions, MarketKind, OfferSearch, Secret, Source, VastLaunch,
 };
 
-pub(super) const KEYS: [&str; 6] = [
+pub(super) const KEYS: [&str; 8] = [
     "search_params",
     "search",
     "launch_args",
     "launch",
     "port",
     "api_key_env",
+    "image_gb",
+    "model_gb",
 ];
 
 pub(super) fn read(g: &Section, engine: Option<EngineKind>) -> VastLaunch {

@@ -136,7 +136,7 @@ fn rent<'a>(stock: &mut Stock<'a>, rentable: &[Rentable<'a>], reason: &Reason) -
         let starting = stock
             .slots
             .iter()
-            .filter(|slot| slot.phase == WorkerPhase::Starting && slot.group == offer.group);
+            .filter(|slot| slot.phase.is_starting() && slot.group == offer.group);
         starting.count() < offer.starting_max
     });
     if let Some(offer) = open {

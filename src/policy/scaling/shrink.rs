@@ -17,7 +17,10 @@ pub(super) fn release_all(stock: &mut Stock) {
             } => {
                 stock.drain(index, Release::Destroy, Reason::EndpointRemoved);
             }
-            WorkerPhase::Starting | WorkerPhase::Stopping | WorkerPhase::Stopped => {
+            WorkerPhase::Starting
+            | WorkerPhase::Benchmarking
+            | WorkerPhase::Stopping
+            | WorkerPhase::Stopped => {
                 stock.destroy(index, Reason::EndpointRemoved);
             }
             WorkerPhase::Draining {

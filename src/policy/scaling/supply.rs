@@ -177,7 +177,7 @@ impl<'a> Slot<'a> {
 }
 
 pub(super) fn is_running(phase: WorkerPhase) -> bool {
-    matches!(phase, WorkerPhase::Ready | WorkerPhase::Starting)
+    phase.is_ready() || phase.is_starting()
 }
 
 /// Stays in existence as far as is known: neither ending nor draining towards its end.

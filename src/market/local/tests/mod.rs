@@ -110,6 +110,8 @@ fn group(launch: LocalLaunch) -> WorkerGroup {
         },
         max_concurrency: None,
         kv_tokens: None,
+        image_gb: 0.0,
+        model_gb: 0.0,
         usd_per_hour: UsdPerHour(0.25),
         interruptible: false,
         api_key: None,

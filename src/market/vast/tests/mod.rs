@@ -83,6 +83,8 @@ fn group(launch: VastLaunch) -> WorkerGroup {
         max_concurrency: None,
         kv_tokens: None,
         usd_per_hour: UsdPerHour::ZERO,
+        image_gb: 10.0,
+        model_gb: 15.0,
         interruptible: false,
         api_key: None,
     }
