@@ -168,6 +168,8 @@ pub enum WhyNot {
     Even,
     /// The choice was drawn, and this one drew worse.
     DrewWorse,
+    /// It costs more than the spending limits leave.
+    AboveLimit,
     /// Rented, or tried and refused, a moment ago.
     Tried,
     /// The machine failed too often or is not what it says.
@@ -191,7 +193,8 @@ impl WhyNot {
     pub fn forbids(self) -> bool {
         matches!(
             self,
-            WhyNot::Tried
+            WhyNot::AboveLimit
+                | WhyNot::Tried
                 | WhyNot::Banned { .. }
                 | WhyNot::InterruptibleNever
                 | WhyNot::InterruptibleFloor
@@ -218,6 +221,7 @@ impl fmt::Display for WhyNot {
             WhyNot::Dearer { times } => write!(f, "{times:.2} times as dear a token"),
             WhyNot::Even => f.write_str("as good as the chosen one"),
             WhyNot::DrewWorse => f.write_str("drew worse in a try of little-known machines"),
+            WhyNot::AboveLimit => f.write_str("costs more than the spending limits leave"),
             WhyNot::Tried => f.write_str("tried a moment ago"),
             WhyNot::Banned { .. } => f.write_str("failed too often, or is not what it says"),
             WhyNot::InterruptibleNever => f.write_str("interruptible, which the endpoint forbids"),

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::eviction::{Eviction, Evictor, by_phase};
 use super::load::LoadView;
 use super::meter::{GapSample, Meter};
+use super::origin::Origin;
 use super::ramp::Ramp;
 use super::scanned::Scanned;
 use crate::domain::{
@@ -79,6 +80,7 @@ pub struct Worker {
     last_reason: Mutex<String>,
     market_message: Mutex<String>,
     evictor: Evictor,
+    pub origin: Origin,
 }
 
 static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
@@ -109,6 +111,7 @@ impl Worker {
             last_reason: Mutex::new(String::new()),
             market_message: Mutex::new(String::new()),
             evictor: Evictor::default(),
+            origin: Origin::default(),
             spec,
         }
     }
@@ -310,6 +313,11 @@ impl Worker {
             *estimate = SpeedEstimate::new(group.speed_prior, group.max_concurrency);
         }
         self.scan.set_estimate(&estimate);
+    }
+
+    /// What is believed of this machine before its streams tell, where that is more than its group's prior.
+    pub fn expect_speed(&self, speed: SpeedPrior) {
+        self.set_estimate(SpeedEstimate::new(speed, self.max_concurrency()));
     }
 
     /// The usual time between two tokens of one stream, at the present concurrency.

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::Scaler;
+use super::experience::Offers;
 use crate::domain::{
-    GroupName, InstanceId, InstanceState, MarketKind, Offer, PlannedAction, Release, Rental,
-    RentalLabel, RentalState, ScalingAction, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup,
-    WorkerId, WorkerPhase,
+    Alternative, GroupName, InstanceId, InstanceState, MarketKind, Offer, OfferChoice,
+    PlannedAction, Release, Rental, RentalLabel, RentalState, ScalingAction, SpeedPrior, Timestamp,
+    WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker, WorkerSpec};
 use crate::market::{Market, MarketError};
@@ -23,16 +26,10 @@ impl Scaler {
     pub(super) fn carry_out(
         &self,
         endpoint: &Arc<EndpointFleet>,
-        planned: PlannedAction,
+        planned: &PlannedAction,
         at: Timestamp,
     ) {
-        let reason = planned.reason.to_string();
-        let (name, rule) = labels(&planned);
-        tracing::info!(endpoint = %endpoint.name, action = ?planned.action, %reason, "scaling");
-        self.metrics
-            .scaling_actions
-            .with_label_values(&[endpoint.name.as_str(), name, &rule])
-            .inc();
+        let reason = self.say(endpoint, planned);
         let event = |id: &WorkerId, event: WorkerEvent| {
             if let Some(worker) = endpoint.worker(id) {
                 worker.set_last_reason(&reason);
@@ -40,7 +37,8 @@ impl Scaler {
             }
         };
         match &planned.action {
-            ScalingAction::Rent { group } => self.rent(endpoint, group, &reason, at),
+            // Carried out by the offer that was chosen for it.
+            ScalingAction::Rent { .. } => {}
             ScalingAction::Restart { worker: id } => {
                 let worker = endpoint.worker(id);
                 if worker.is_some_and(|worker| self.may_restart(endpoint, &worker, at)) {
@@ -57,11 +55,57 @@ impl Scaler {
         }
     }
 
-    fn rent(&self, endpoint: &Arc<EndpointFleet>, group: &GroupName, reason: &str, at: Timestamp) {
+    /// Logs and counts an action; returns its reason.
+    fn say(&self, endpoint: &EndpointFleet, planned: &PlannedAction) -> String {
+        let reason = planned.reason.to_string();
+        let (name, rule) = labels(planned);
+        tracing::info!(endpoint = %endpoint.name, action = ?planned.action, %reason, "scaling");
+        self.metrics
+            .scaling_actions
+            .with_label_values(&[endpoint.name.as_str(), name, &rule])
+            .inc();
+        reason
+    }
+
+    /// Nothing happens where no offer was found: the next tick looks again.
+    pub(super) fn carry_out_rent(
+        &self,
+        endpoint: &Arc<EndpointFleet>,
+        planned: &PlannedAction,
+        choice: &OfferChoice,
+        offers: &Offers,
+        at: Timestamp,
+    ) {
+        let of_group = offers.get(&choice.group);
+        let chosen = choice
+            .chosen
+            .as_ref()
+            .and_then(|id| of_group?.iter().find(|offer| offer.id == *id));
+        match chosen {
+            Some(offer) => {
+                let reason = self.say(endpoint, planned);
+                self.rent(endpoint, choice, offer, &reason, at);
+            }
+            None => {
+                tracing::debug!(endpoint = %endpoint.name, group = %choice.group, "no offer fits");
+            }
+        }
+    }
+
+    fn rent(
+        &self,
+        endpoint: &Arc<EndpointFleet>,
+        choice: &OfferChoice,
+        offer: &Offer,
+        reason: &str,
+        at: Timestamp,
+    ) {
         let settings = endpoint.settings();
-        let (Some(group), Some(market)) =
-            (settings.group(group), self.markets.get(settings.market))
-        else {
+        let (Some(group), Some(market), Some(best)) = (
+            settings.group(&choice.group),
+            self.markets.get(settings.market),
+            choice.best(),
+        ) else {
             return;
         };
         let id = new_worker_id(&group.name, at);
@@ -71,7 +115,7 @@ impl Scaler {
             group: group.name.clone(),
             state: RentalState::Intended,
             instance: None,
-            usd_per_hour: group.usd_per_hour,
+            usd_per_hour: best.usd_per_hour,
             intended_at: at,
             ended_at: None,
             reason: reason.to_owned(),
@@ -85,31 +129,30 @@ impl Scaler {
         let worker = endpoint.add_worker(
             WorkerSpec::new(id.clone(), group),
             WorkerPhase::Starting,
-            group.usd_per_hour,
+            best.usd_per_hour,
             at,
         );
         worker.set_last_reason(reason);
+        self.note_choice(endpoint, &worker, group, choice, best, at);
         let label = RentalLabel {
             installation: self.ledger.installation(),
             endpoint: endpoint.name.clone(),
             worker: id,
         };
         let (market, group) = (Arc::clone(market), group.clone());
+        let (offer, bid, price) = (offer.clone(), best.bid, best.usd_per_hour);
         let ledger = Arc::clone(&self.ledger);
         self.spawn_call(endpoint, &worker, settings.market, "rent", {
             let worker = Arc::clone(&worker);
             let (books, guard) = (Arc::clone(&self.books), Arc::clone(&self.guard));
             let endpoint = Arc::clone(endpoint);
             async move {
-                let room = guard.headroom(&endpoint, now()).map_err(refused)?;
-                let offer = cheapest(&market, &group, room).await?;
-                let price = offer.usd_per_hour;
                 // The last word before the call.
                 guard
                     .commit(&endpoint, &worker, price, now())
                     .map_err(refused)?;
                 let begun = now();
-                let instance = market.rent(&offer, None, &group, &label).await?;
+                let instance = market.rent(&offer, bid, &group, &label).await?;
                 let storage = offer.hardware.map(|hardware| hardware.storage_usd_per_hour);
                 let rented_at = midway(begun, now());
                 books.rented(worker.id(), price, storage.unwrap_or_default(), rented_at);
@@ -121,6 +164,46 @@ impl Scaler {
                 Ok(())
             }
         });
+    }
+
+    /// The machine is believed what the choice believed of it, and the choice is kept for who asks why.
+    fn note_choice(
+        &self,
+        endpoint: &EndpointFleet,
+        worker: &Worker,
+        group: &WorkerGroup,
+        choice: &OfferChoice,
+        best: &Alternative,
+        at: Timestamp,
+    ) {
+        if best.machine.is_none() {
+            return;
+        }
+        worker.expect_speed(SpeedPrior {
+            tokens_per_second: best.tokens_per_second,
+            ..group.speed_prior
+        });
+        worker.origin.set_rented_as(best.clone());
+        self.experience.tried(&best.offer, at);
+        tracing::info!(
+            endpoint = %endpoint.name, worker = %worker.id(), offer = %best.offer, gpu = %best.gpu_name,
+            gpus = best.gpu_count, usd_per_hour = best.usd_per_hour.0,
+            usd_per_million_tokens = best.usd_per_million_tokens, rule = choice.rule.as_str(), "offer chosen"
+        );
+        self.remember("choice", worker.id().as_str(), choice, at);
+    }
+
+    /// Into the ledger's memory; losing it costs an explanation or a lesson, no money.
+    pub(super) fn remember(&self, kind: &str, key: &str, what: &impl Serialize, at: Timestamp) {
+        let kept = serde_json::to_value(what)
+            .map_err(|error| error.to_string())
+            .and_then(|value| {
+                let kept = self.ledger.remember(kind, key, &value, at);
+                kept.map_err(|error| error.to_string())
+            });
+        if let Err(error) = kept {
+            tracing::warn!(kind, key, error, "not kept in the ledger");
+        }
     }
 
     pub(super) fn start(&self, endpoint: &Arc<EndpointFleet>, worker: &Arc<Worker>) {
@@ -205,28 +288,6 @@ impl Scaler {
         endpoint.forget_worker(id);
         self.calls.forget(id);
     }
-}
-
-/// The offer for the least money, of those within what may be spent.
-async fn cheapest(
-    market: &Arc<dyn Market>,
-    group: &WorkerGroup,
-    room: UsdPerHour,
-) -> Result<Offer, MarketError> {
-    let offers = market.offers(group).await?;
-    let any = !offers.is_empty();
-    offers
-        .into_iter()
-        .filter(|offer| offer.usd_per_hour.0 <= room.0)
-        .min_by(|a, b| a.usd_per_hour.0.total_cmp(&b.usd_per_hour.0))
-        .ok_or_else(|| {
-            let why = if any {
-                "no offer is within the spending limits"
-            } else {
-                "no offer fits"
-            };
-            MarketError::Full(why.into())
-        })
 }
 
 /// Nothing was asked of the market.

@@ -136,16 +136,6 @@ impl Guard {
             .inspect_err(|refusal| self.note(refusal))
     }
 
-    /// A machine at `price` is not to be had within the limits.
-    pub(super) fn refuses(
-        &self,
-        endpoint: &EndpointFleet,
-        price: UsdPerHour,
-        now: Timestamp,
-    ) -> bool {
-        self.check(endpoint, None, price, now).is_err()
-    }
-
     /// Commits the money for a worker that is about to be rented, or for a stopped one that is about to be started.
     pub(super) fn commit(
         &self,

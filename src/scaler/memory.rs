@@ -22,7 +22,9 @@ impl EndpointMemory {
     ) -> ScalingInputs {
         self.learn_speeds(endpoint);
         for supply in &mut groups {
-            if let Some(speed) = self.speeds.get(&supply.group) {
+            if let Some(speed) = self.speeds.get(&supply.group)
+                && !supply.told_apart
+            {
                 supply.speed = *speed;
             }
         }

@@ -4,6 +4,7 @@ mod act;
 mod adopt;
 mod books;
 mod calls;
+mod experience;
 mod guard;
 mod handover;
 mod memory;
@@ -20,15 +21,18 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::domain::{EndpointName, MarketKind, ScalingPlan, SpendingSettings, Timestamp};
+use crate::domain::{
+    EndpointName, MarketKind, OfferChoice, ScalingAction, ScalingPlan, SpendingSettings, Timestamp,
+};
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::policy::plan_scaling;
-use crate::policy::scaling::{DecisionRecord, GroupSupply};
+use crate::policy::scaling::{DecisionRecord, GroupSupply, ScalingInputs};
 use crate::telemetry::{DecisionLog, Metrics, now};
 use books::Books;
 use calls::Calls;
+use experience::{Experience, Offers};
 use guard::Guard;
 use memory::EndpointMemory;
 use money::Errands;
@@ -80,6 +84,7 @@ pub struct Scaler {
     guard: Arc<Guard>,
     errands: Mutex<Errands>,
     memory: Mutex<BTreeMap<EndpointName, EndpointMemory>>,
+    experience: Experience,
     measured_at: Mutex<Timestamp>,
     recovered: watch::Sender<bool>,
 }
@@ -113,6 +118,7 @@ impl Scaler {
             interval,
             calls: Arc::default(),
             memory: Mutex::default(),
+            experience: Experience::default(),
             measured_at: Mutex::default(),
             recovered: watch::Sender::new(false),
         }
@@ -195,21 +201,28 @@ impl Scaler {
             endpoint.set_last_plan(ScalingPlan::default());
             return;
         }
-        let groups = self.group_supply(endpoint).await;
+        let (groups, offers) = self.group_supply(endpoint).await;
         let at = now();
-        let record = self.decide(endpoint, groups, at);
-        let actions = record.plan.clone();
+        let record = self.decide(endpoint, groups, &offers, at);
         self.memory
             .lock()
             .entry(endpoint.name.clone())
             .or_default()
             .scaling = record.memory_after.clone();
-        if !actions.actions.is_empty() {
+        if !record.plan.actions.is_empty() {
             self.decisions.record(&record);
         }
-        endpoint.set_last_plan(actions.clone());
-        for planned in actions.actions {
-            self.carry_out(endpoint, planned, at);
+        endpoint.set_last_plan(record.plan.clone());
+        let mut choices = record.choices.iter();
+        for planned in record.plan.actions {
+            match &planned.action {
+                ScalingAction::Rent { group } => {
+                    if let Some(choice) = choices.next().filter(|choice| choice.group == *group) {
+                        self.carry_out_rent(endpoint, &planned, choice, &offers, at);
+                    }
+                }
+                _ => self.carry_out(endpoint, &planned, at),
+            }
         }
     }
 
@@ -218,6 +231,7 @@ impl Scaler {
         &self,
         endpoint: &EndpointFleet,
         groups: Vec<GroupSupply>,
+        offers: &Offers,
         at: Timestamp,
     ) -> DecisionRecord {
         let settings = endpoint.settings().scaling.clone();
@@ -228,11 +242,35 @@ impl Scaler {
         let (plan, memory_after) = plan_scaling(&inputs, &memory.scaling, &settings, at);
         DecisionRecord {
             at,
+            choices: self.choose_offers(endpoint, &inputs, &plan, offers, at),
             inputs,
             memory: memory.scaling.clone(),
             settings,
             plan,
             memory_after,
         }
+    }
+
+    /// One offer for each rental that is planned, in their order.
+    fn choose_offers(
+        &self,
+        endpoint: &EndpointFleet,
+        inputs: &ScalingInputs,
+        plan: &ScalingPlan,
+        offers: &Offers,
+        at: Timestamp,
+    ) -> Vec<OfferChoice> {
+        let settings = endpoint.settings();
+        let rents = plan
+            .actions
+            .iter()
+            .filter_map(|planned| match &planned.action {
+                ScalingAction::Rent { group } => settings.group(group),
+                _ => None,
+            });
+        let draw = experience::draw(&inputs.snapshot, plan, at);
+        let room = self.room(endpoint);
+        self.experience
+            .choose_all(endpoint, rents, offers, room, draw, at)
     }
 }

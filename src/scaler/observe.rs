@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::Scaler;
 use super::act::{count, midway};
+use super::experience::{Look, Offers};
 use crate::domain::{
-    Instance, MarketKind, Release, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerId,
-    WorkerPhase,
+    Instance, MarketKind, Offer, Release, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup,
+    WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::market::{Market, MarketError};
@@ -231,38 +232,61 @@ impl Scaler {
     }
 
     /// What each group could add now.
-    pub(super) async fn group_supply(&self, endpoint: &EndpointFleet) -> Vec<GroupSupply> {
-        let settings = endpoint.settings();
-        let mut out = Vec::with_capacity(settings.groups.len());
-        for group in &settings.groups {
-            out.push(self.supply_of(endpoint, settings.market, group).await);
-        }
-        out
-    }
-
-    async fn supply_of(
+    pub(super) async fn group_supply(
         &self,
         endpoint: &EndpointFleet,
-        kind: MarketKind,
-        group: &WorkerGroup,
-    ) -> GroupSupply {
-        let offers = match self.markets.get(kind) {
-            Some(market) => tokio::time::timeout(LISTING_TIMEOUT, market.offers(group))
-                .await
-                .unwrap_or_else(|_| Err(MarketError::Unavailable("search timed out".into())))
-                .unwrap_or_default(),
-            None => Vec::new(),
+    ) -> (Vec<GroupSupply>, Offers) {
+        let settings = endpoint.settings();
+        let mut supplies = Vec::with_capacity(settings.groups.len());
+        let mut offers = Offers::new();
+        for group in &settings.groups {
+            let found = self.offers_for(settings.market, group).await;
+            supplies.push(self.supply_of(endpoint, group, &found));
+            offers.insert(group.name.clone(), found);
+        }
+        (supplies, offers)
+    }
+
+    /// The dearest machine that may be rented now; below nothing where none may.
+    pub(super) fn room(&self, endpoint: &EndpointFleet) -> UsdPerHour {
+        let room = self.guard.headroom(endpoint, now());
+        room.unwrap_or(UsdPerHour(f64::NEG_INFINITY))
+    }
+
+    async fn offers_for(&self, kind: MarketKind, group: &WorkerGroup) -> Vec<Offer> {
+        let Some(market) = self.markets.get(kind) else {
+            return Vec::new();
         };
-        let cheapest = offers
-            .iter()
-            .map(|offer| offer.usd_per_hour)
-            .min_by(|a, b| a.0.total_cmp(&b.0));
-        let rentable = cheapest.is_some_and(|price| !self.guard.refuses(endpoint, price, now()));
+        tokio::time::timeout(LISTING_TIMEOUT, market.offers(group))
+            .await
+            .unwrap_or_else(|_| Err(MarketError::Unavailable("search timed out".into())))
+            .unwrap_or_default()
+    }
+
+    /// What the best offer of the moment would bring.
+    fn supply_of(
+        &self,
+        endpoint: &EndpointFleet,
+        group: &WorkerGroup,
+        offers: &[Offer],
+    ) -> GroupSupply {
+        let look = Look {
+            endpoint,
+            offers,
+            room: self.room(endpoint),
+            draw: None,
+            at: now(),
+        };
+        let choice = self.experience.next(&look, group);
+        let best = choice.best();
         GroupSupply {
             group: group.name.clone(),
-            speed: group.speed_prior.tokens_per_second,
-            usd_per_hour: cheapest.unwrap_or(group.usd_per_hour),
-            rentable,
+            speed: best.map_or(group.speed_prior.tokens_per_second, |best| {
+                best.tokens_per_second
+            }),
+            usd_per_hour: best.map_or(group.usd_per_hour, |best| best.usd_per_hour),
+            rentable: best.is_some(),
+            told_apart: best.is_some_and(|best| best.machine.is_some()),
             failures_total: endpoint.failures_of(&group.name),
         }
     }

@@ -29,8 +29,8 @@ impl Scaler {
 
     async fn preview_of(&self, endpoint: &Arc<EndpointFleet>) -> PlanPreview {
         let offers = self.offers_of(endpoint).await;
-        let groups = self.group_supply(endpoint).await;
-        let record = self.decide(endpoint, groups, now());
+        let (groups, found) = self.group_supply(endpoint).await;
+        let record = self.decide(endpoint, groups, &found, now());
         let snapshot = &record.inputs.snapshot;
         let plan = match self.is_spending_stopped() {
             true => ScalingPlan::default(),
@@ -41,7 +41,7 @@ impl Scaler {
             market: endpoint.settings().market,
             at: record.at,
             running: speed_in(snapshot, |phase| phase.is_ready()),
-            starting: speed_in(snapshot, |phase| phase == WorkerPhase::Starting),
+            starting: speed_in(snapshot, |phase| phase.is_starting()),
             stopped: speed_in(snapshot, |phase| phase == WorkerPhase::Stopped),
             predicted_load: plan.predicted_load,
             wanted: plan.wanted,

@@ -316,6 +316,7 @@ impl<'a> World<'a> {
             settings: settings.clone(),
             plan,
             memory_after: after,
+            choices: Vec::new(),
         }
     }
 
@@ -351,6 +352,7 @@ impl<'a> World<'a> {
             group: group.name.clone(),
             speed: group.speed,
             usd_per_hour: group.usd_per_hour,
+            told_apart: false,
             rentable: taken.count() < group.offered,
             failures_total: self.failures.get(&group.name).copied().unwrap_or(0),
         }
@@ -421,7 +423,7 @@ impl<'a> World<'a> {
             wanted: plan.wanted.0,
             ready_capacity: self.ready_capacity(),
             ready: count(WorkerPhase::is_ready),
-            starting: count(|phase| phase == WorkerPhase::Starting),
+            starting: count(WorkerPhase::is_starting),
             stopped: count(|phase| phase == WorkerPhase::Stopped),
             live: count(|phase| !phase.is_ending()),
             backlog: self.backlog,

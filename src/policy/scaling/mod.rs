@@ -22,8 +22,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    FleetSnapshot, GroupName, PlannedAction, ScalingAction, ScalingPlan, ScalingSettings,
-    Timestamp, TokensPerSecond, UsdPerHour, WorkerId, WorkerPhase,
+    FleetSnapshot, GroupName, OfferChoice, PlannedAction, ScalingAction, ScalingPlan,
+    ScalingSettings, Timestamp, TokensPerSecond, UsdPerHour, WorkerId, WorkerPhase,
 };
 
 pub use damping::{Backoff, PeakWindow};
@@ -50,6 +50,9 @@ pub struct GroupSupply {
     /// Expected of a new worker.
     pub speed: TokensPerSecond,
     pub usd_per_hour: UsdPerHour,
+    /// The speed is that of a certain machine on offer, not of the group.
+    #[serde(default)]
+    pub told_apart: bool,
     /// The market has an offer.
     pub rentable: bool,
     /// Workers of this group that ever failed, refused rentals included.
@@ -100,6 +103,9 @@ pub struct DecisionRecord {
     pub settings: ScalingSettings,
     pub plan: ScalingPlan,
     pub memory_after: ScalingMemory,
+    /// By which offers its rentals are made, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<OfferChoice>,
 }
 
 /// Whether the recorded decision is the one that would be made today.
@@ -172,7 +178,7 @@ impl ScalingMemory {
                 .iter()
                 .find(|worker| worker.id == *id);
             worker.is_some_and(|worker| {
-                matches!(worker.phase, WorkerPhase::Starting | WorkerPhase::Stopped)
+                worker.phase.is_starting() || worker.phase == WorkerPhase::Stopped
             })
         });
     }

@@ -97,6 +97,7 @@ proptest! {
             settings: fleet.settings,
             plan,
             memory_after,
+            choices: Vec::new(),
         };
         let line = serde_json::to_string(&record).unwrap();
         let read: DecisionRecord = serde_json::from_str(&line).unwrap();

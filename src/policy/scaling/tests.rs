@@ -150,6 +150,7 @@ fn group(name: &str, speed: f64, usd: f64) -> GroupSupply {
         group: GroupName::new(name),
         speed: TokensPerSecond(speed),
         usd_per_hour: UsdPerHour(usd),
+        told_apart: false,
         rentable: true,
         failures_total: 0,
     }

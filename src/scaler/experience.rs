@@ -1,0 +1,167 @@
+//! What was learned of machines and offers, kept in the ledger: reputations of hosts, speeds, offers tried.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::domain::{
+    EndpointName, FleetSnapshot, GroupName, MachineKey, Offer, OfferChoice, OfferId, Release,
+    ScalingPlan, Timestamp, TokensPerSecond, UsdPerHour, WorkerGroup, WorkerPhase,
+};
+use crate::fleet::EndpointFleet;
+use crate::policy::offers::{Beliefs, Holding, Situation, SpeedBeliefs, choose, gpu};
+use crate::policy::reputation::Reputation;
+
+/// An offer that was rented or refused is left alone for so long; the market may show it on.
+const TRIED_FOR: Duration = Duration::from_secs(600);
+/// With less of the capacity wanted than this nothing is tried out.
+const TRY_ABOVE: f64 = 0.7;
+
+/// The offers of one tick, by group.
+pub(super) type Offers = BTreeMap<GroupName, Vec<Offer>>;
+
+/// What is on offer at one moment, and what may be spent on one machine.
+pub(super) struct Look<'a> {
+    pub endpoint: &'a EndpointFleet,
+    pub offers: &'a [Offer],
+    pub room: UsdPerHour,
+    pub draw: Option<u64>,
+    pub at: Timestamp,
+}
+
+#[derive(Default)]
+pub(super) struct Experience(Mutex<Learned>);
+
+#[derive(Default)]
+struct Learned {
+    hosts: BTreeMap<MachineKey, Reputation>,
+    speeds: BTreeMap<(EndpointName, GroupName), SpeedBeliefs>,
+    tried: Vec<(OfferId, Timestamp)>,
+}
+
+impl Experience {
+    /// What would be rented next of a group.
+    pub(super) fn next(&self, look: &Look, group: &WorkerGroup) -> OfferChoice {
+        let holdings = holdings(look.endpoint);
+        self.0.lock().choose(look, group, &holdings, &[])
+    }
+
+    /// One choice for each group in `rents`, in order; each knows those before it.
+    pub(super) fn choose_all<'a>(
+        &self,
+        endpoint: &EndpointFleet,
+        rents: impl Iterator<Item = &'a WorkerGroup>,
+        offers: &Offers,
+        mut room: UsdPerHour,
+        draw: Option<u64>,
+        at: Timestamp,
+    ) -> Vec<OfferChoice> {
+        let mut holdings = holdings(endpoint);
+        let mut learned = self.0.lock();
+        let mut taken: Vec<OfferId> = Vec::new();
+        let mut choices = Vec::new();
+        for (n, group) in rents.enumerate() {
+            let look = Look {
+                endpoint,
+                offers: offers.get(&group.name).map_or(&[], Vec::as_slice),
+                room,
+                draw: draw.map(|draw| draw.wrapping_add(n as u64)),
+                at,
+            };
+            let choice = learned.choose(&look, group, &holdings, &taken);
+            if let Some(best) = choice.best() {
+                room = room - best.usd_per_hour;
+                holdings.push(Holding::of(best));
+                if best.machine.is_some() {
+                    taken.push(best.offer.clone());
+                }
+            }
+            choices.push(choice);
+        }
+        choices
+    }
+
+    /// The offer is about to be rented: whatever comes of it, it is not tried again soon.
+    pub(super) fn tried(&self, offer: &OfferId, at: Timestamp) {
+        self.0.lock().tried.push((offer.clone(), at));
+    }
+}
+
+impl Learned {
+    /// `taken`: chosen a moment ago, and not to be chosen again.
+    fn choose(
+        &mut self,
+        look: &Look,
+        group: &WorkerGroup,
+        holdings: &[Holding],
+        taken: &[OfferId],
+    ) -> OfferChoice {
+        let settings = look.endpoint.settings();
+        self.tried
+            .retain(|(_, tried)| look.at.since(*tried) < TRIED_FOR);
+        let key = (look.endpoint.name.clone(), group.name.clone());
+        let speeds = self.speeds.entry(key).or_default();
+        // What the stated speed is for must not move with the market.
+        if speeds.reference.is_none() {
+            speeds.reference = gpu::middle_strength(look.offers);
+        }
+        let tried = self.tried.iter().map(|(offer, _)| offer);
+        let tried: Vec<OfferId> = tried.chain(taken).cloned().collect();
+        let scaling = &settings.scaling;
+        let situation = Situation {
+            group,
+            settings: &settings.offers,
+            offers: look.offers,
+            holdings,
+            floor: TokensPerSecond(scaling.min_load.0 / scaling.target_util.clamp(0.01, 1.0)),
+            tried: &tried,
+            usd_per_hour_max: look.room,
+        };
+        let beliefs = Beliefs {
+            speeds,
+            hosts: &self.hosts,
+        };
+        choose(&situation, beliefs, look.draw, look.at)
+    }
+}
+
+/// A number to draw from, unless capacity is too short for trying things out.
+pub(super) fn draw(snapshot: &FleetSnapshot, plan: &ScalingPlan, at: Timestamp) -> Option<u64> {
+    let there = snapshot
+        .workers
+        .iter()
+        .filter(|worker| worker.phase.is_ready() || worker.phase.is_starting());
+    let have: f64 = there.map(|worker| worker.speed.0).sum();
+    (have > 0.0 && have >= TRY_ABOVE * plan.wanted.0).then_some(at.as_millis())
+}
+
+/// The machines an endpoint has and keeps.
+fn holdings(endpoint: &EndpointFleet) -> Vec<Holding> {
+    let leaves = |phase: WorkerPhase| {
+        phase.is_ending()
+            || matches!(
+                phase,
+                WorkerPhase::Draining {
+                    then: Release::Destroy,
+                    ..
+                }
+            )
+    };
+    let workers = endpoint.workers();
+    let kept = workers.iter().filter(|worker| !leaves(worker.phase().0));
+    kept.map(|worker| {
+        let speed = worker.speed().0;
+        match worker.origin.rented_as() {
+            Some(offer) => Holding {
+                speed,
+                ..Holding::of(&offer)
+            },
+            None => Holding {
+                speed,
+                ..Holding::default()
+            },
+        }
+    })
+    .collect()
+}
