@@ -10,6 +10,8 @@ mod reload;
 mod signals;
 mod upgrade;
 mod vast;
+#[cfg(test)]
+mod vast_requests;
 mod watch;
 
 use std::path::PathBuf;

@@ -20,6 +20,7 @@ fn env(name: &str) -> Option<String> {
     match name {
         "KEY" | "FRONTEND_KEY" => Some("a-long-enough-secret".into()),
         "SHORT" => Some("hush-hush".into()),
+        "HUGGING_FACE_HUB_TOKEN" => Some("hf_token".into()),
         "LOAD" => Some("12.5".into()),
         _ => None,
     }

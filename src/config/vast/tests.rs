@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::super::{Config, Mistakes, SourceFile, parse};
 use super::search;
+use crate::domain::{RunType, Source, VastLaunch};
 
 /// Values travel as text unless scaled, as captured from vastai 1.9.1.
 #[track_caller]
@@ -129,4 +131,247 @@ fn each_wrong_filter_is_a_mistake_of_its_own() {
             (97, "gpu_name has no value"),
         ]
     );
+}
+
+fn file(name: &str, text: &str) -> SourceFile {
+    SourceFile {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    }
+}
+
+fn env(name: &str) -> Option<String> {
+    Some(match name {
+        "HF" => "secret with blanks".to_owned(),
+        "VAST_API_KEY" | "OTHER_KEY" => format!("key-of-{name}"),
+        _ => return None,
+    })
+}
+
+const BEFORE: &str = "endpoint_name: e\nmarket: vast\nworker_groups:\n- engine: tgi\n";
+
+fn read(group: &str) -> Result<Config, Mistakes> {
+    let endpoint = file("e.yaml", &format!("{BEFORE}{group}"));
+    let server = file(
+        "tidegate.yaml",
+        "public_url: https://gateway.example.com/\n",
+    );
+    parse(&server, &[endpoint], &env)
+}
+
+fn launch_of(group: &str) -> VastLaunch {
+    let config = read(group).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    match &config.endpoints[0].groups[0].source {
+        Source::Vast(launch) => launch.as_ref().clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Each expected line begins one mistake, and there are no others.
+#[track_caller]
+fn mistaken(group: &str, expect: &[&str]) {
+    let said = read(group).map(|_| ()).expect_err("mistakes").to_string();
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(said.len(), expect.len(), "{said:#?}");
+    for (said, expect) in said.iter().zip(expect) {
+        assert!(said.starts_with(expect), "{said}\ninstead of\n{expect}");
+    }
+}
+
+#[track_caller]
+fn warned(group: &str, expect: &[&str]) {
+    let warnings = read(group).expect("right").warnings;
+    let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), expect.len(), "{said:#?}");
+    for (said, expect) in said.iter().zip(expect) {
+        assert!(said.starts_with(expect), "{said}\ninstead of\n{expect}");
+    }
+}
+
+const SEARCH: &str = "  search_params: num_gpus=1\n";
+const LAUNCH: &str = "  launch_args: --image i --env '-p 80:80'\n";
+
+#[test]
+fn mistakes_stand_at_their_column_however_the_text_is_written() {
+    for (search, place) in [
+        ("  search_params: num_gpus=>1\n", "5:26"),
+        ("  search_params: 'num_gpus=>1'\n", "5:27"),
+        ("  search_params: \"id=1 num_gpus=>1\"\n", "5:32"),
+        (
+            "  search_params: \"gpu_name=\\\"a b\\\" num_gpus=>1\"\n",
+            "5:44",
+        ),
+        ("  search_params: >-\n    id=1\n    num_gpus=>1\n", "7:13"),
+        ("  search_params: |\n    id=1\n\n    num_gpus=>1\n", "8:13"),
+        ("  search_params: id=1\n    num_gpus=>1\n", "6:13"),
+    ] {
+        let expected = format!("e.yaml:{place}: search_params: \"=>\" behind num_gpus");
+        mistaken(&format!("{search}{LAUNCH}"), &[&expected]);
+    }
+}
+
+#[test]
+fn unknown_flags_and_wrong_values_are_mistakes_at_their_place() {
+    let launch =
+        "  launch_args: --image i --env '-p 80:80' --dsk 20 --disk few --bid_price 0 555 --label\n";
+    mistaken(
+        &format!("{SEARCH}{launch}"),
+        &[
+            "e.yaml:6:43: unknown flag --dsk; expected a flag of `vastai create instance` (did you mean --disk?)",
+            "e.yaml:6:49: \"20\" belongs to no flag",
+            "e.yaml:6:59: --disk is \"few\"; expected a number",
+            "e.yaml:6:75: the bid is out of range",
+            "e.yaml:6:77: \"555\" belongs to no flag",
+            "e.yaml:6:81: --label without a value",
+        ],
+    );
+    mistaken(
+        &format!("{SEARCH}  launch_args: --image i --env '-p 80:80\n"),
+        &["e.yaml:6:32: launch_args has an open quote"],
+    );
+    mistaken(
+        &format!("{SEARCH}  launch_args: --disk 20\n"),
+        &[
+            "e.yaml:4:3: the engine's port 80 is not mapped",
+            "e.yaml:6:16: nothing says what to launch",
+        ],
+    );
+    mistaken(
+        &format!("{SEARCH}  launch_args: --image i --env '-p 80:80' --jupyter --args serve\n"),
+        &["e.yaml:6:53: jupyter and args together"],
+    );
+}
+
+#[test]
+fn what_is_dropped_or_not_used_is_a_warning() {
+    warned(
+        &format!("{SEARCH}  launch_args: --image i --env '-p 80:80 --shm-size=16g' --label mine\n"),
+        &[
+            "e.yaml:6:42: --shm-size is none of -e -p -h -v -n: Vast's command line drops it",
+            "e.yaml:6:66: the label is not used",
+        ],
+    );
+    warned(
+        &format!("  search_params: gpus=1\n{LAUNCH}"),
+        &["e.yaml:5:23: gpus is a field that Vast's command line does not know"],
+    );
+    for launch in [
+        "--image i --env '-p 80:80' --args serve",
+        "--template_hash abc",
+        "--image i --env '-p 80:80' --onstart-cmd '#!/usr/bin/python3'",
+    ] {
+        warned(
+            &format!("{SEARCH}  launch_args: \"{launch}\"\n"),
+            &["e.yaml:6:16: these machines cannot end themselves"],
+        );
+    }
+}
+
+#[test]
+fn secrets_of_the_environment_go_into_variables_and_scripts_are_left_alone() {
+    let launch = launch_of(&format!(
+        "{SEARCH}  launch_args: --image i --ssh --env '-p 80:80 -e T=${{HF}}' --onstart-cmd 'echo ${{HOME}}'\n"
+    ));
+    assert_eq!(launch.launch.env["T"], "secret with blanks");
+    assert_eq!(launch.launch.onstart.as_deref(), Some("echo ${HOME}"));
+    assert_eq!(launch.launch.run_type, Some(RunType::SshProxy));
+    let shown = format!(
+        "{launch:?} {}",
+        serde_json::to_string(&launch).expect("JSON")
+    );
+    assert!(!shown.contains("secret"), "{shown}");
+    mistaken(
+        &format!("{SEARCH}  launch_args: --image i --env '-p 80:80 -e T=${{NONE}}'\n"),
+        &["e.yaml:6:16: ${NONE} is not set in the environment"],
+    );
+}
+
+#[test]
+fn maps_say_the_same_as_texts() {
+    let text = launch_of(
+        "  search_params: gpu_ram>=23 num_gpus=4 gpu_name in [RTX_4090,RTX_3090] driver_version>=535.86.05 \
+         external=any verified=true dph<2.5\n  launch_args: --image i/j:1 --disk 200 --ssh --direct --bid_price 0.5 \
+         --env '-p 3000:3000 -e A=b' --onstart-cmd 'serve | tee log' --login '-u me' --cancel-unavail\n",
+    );
+    let maps = launch_of(
+        "  search:\n    gpu_ram: {gte: 23}\n    num_gpus: 4\n    gpu_name: [RTX 4090, RTX 3090]\n    \
+         driver_version: {gte: 535.86.05}\n    external: any\n    verified: true\n    dph: {lt: 2.5}\n  launch:\n    \
+         image: i/j:1\n    disk: 200\n    ssh: true\n    direct: true\n    bid_price: 0.5\n    ports: [3000]\n    \
+         env: {A: b}\n    onstart: serve | tee log\n    login: -u me\n    cancel_unavail: true\n",
+    );
+    assert_eq!(text, maps);
+    assert_eq!(text.launch, maps.launch);
+    assert_eq!(maps.port, 3000);
+    mistaken(
+        &format!("  search: {{num_gpus: {{atleast: 3}}, gpu_ram: [1, 2]}}\n{LAUNCH}{SEARCH}"),
+        &["e.yaml:5:11: search_params and search together"],
+    );
+    mistaken(
+        &format!("  search: {{num_gpus: {{atleast: 3}}, gpu_ram: [1, 2]}}\n{LAUNCH}"),
+        &[
+            "e.yaml:5:23: atleast is no operator",
+            "e.yaml:5:45: gpu_ram is a list",
+        ],
+    );
+}
+
+#[test]
+fn the_engines_port_is_the_only_one_mapped_or_the_one_that_is_named() {
+    let port = |more: &str| launch_of(&format!("{SEARCH}{more}")).port;
+    assert_eq!(
+        port("  launch_args: --image i --env '-p 3000:3000'\n"),
+        3000
+    );
+    assert_eq!(
+        port("  launch_args: --image i --env '-p 22:22 -p 80:80'\n"),
+        80
+    );
+    assert_eq!(
+        port("  launch_args: --image i --env '-p 22:22 -p 8000:9000'\n  port: 9000\n"),
+        9000
+    );
+    mistaken(
+        &format!("{SEARCH}{LAUNCH}  port: 81\n"),
+        &["e.yaml:7:9: the engine's port 81 is not mapped to the outside"],
+    );
+}
+
+#[test]
+fn keys_come_from_the_environment_or_a_file_and_groups_may_have_their_own() {
+    let config = read(&format!("{SEARCH}{LAUNCH}  api_key_env: OTHER_KEY\n")).expect("right");
+    let key = config.server.vast.api_key.as_ref().expect("a key");
+    assert_eq!(key.expose(), "key-of-VAST_API_KEY");
+    assert!(!format!("{config:?}").contains("key-of"));
+    let Source::Vast(launch) = &config.endpoints[0].groups[0].source else {
+        panic!("of another market")
+    };
+    let key = launch.account_key.as_ref().expect("a key");
+    assert_eq!(key.expose(), "key-of-OTHER_KEY");
+    mistaken(
+        &format!("{SEARCH}{LAUNCH}  api_key_env: sesame-opens-every-door\n"),
+        &["e.yaml:7:16: api_key_env is no name of a variable"],
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("key");
+    std::fs::write(&path, "key-in-a-file\n").expect("written");
+    let server = |text: String| {
+        let endpoint = file("e.yaml", &format!("{BEFORE}{SEARCH}{LAUNCH}"));
+        parse(&file("tidegate.yaml", &text), &[endpoint], &|_| None)
+    };
+    let config = server(format!("vast: {{api_key_file: {}}}\n", path.display())).expect("right");
+    assert_eq!(
+        config.server.vast.api_key.expect("a key").expose(),
+        "key-in-a-file"
+    );
+    let said = server("vast: {api_key: written-out}\n".to_owned()).expect_err("written out");
+    assert!(
+        said.to_string()
+            .starts_with("tidegate.yaml:1:17: api_key is written out"),
+        "{said}"
+    );
+    let warnings = server(String::new()).expect("right").warnings;
+    let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].contains("there is no key of Vast"), "{said:?}");
+    assert!(said[1].contains("without public_url"), "{said:?}");
 }
