@@ -19,6 +19,7 @@ pub(super) fn read(s: &Section) -> RoutingSettings {
             default.max_prompts_ahead.as_secs_f64(),
             0.0..=DAY_S,
         ),
+        spare_places: s.number("spare_places", default.spare_places, 0.0..=0.5),
         kappa: s.number("kappa", default.kappa, 0.1..=1_000.0),
         prefer: prefer(s),
         latency_aim: latency_aim(s),

@@ -16,6 +16,9 @@ pub struct RoutingSettings {
     /// bound.
     #[serde(with = "seconds", default)]
     pub max_prompts_ahead: Duration,
+    /// Share of all places that, while several clients compete, is left to those that have less than an equal part.
+    #[serde(default)]
+    pub spare_places: f64,
     /// Prompt tokens that cost as much as one output token.
     pub kappa: f64,
     pub prefer: Preference,
@@ -32,6 +35,7 @@ impl Default for RoutingSettings {
         Self {
             max_queue_time: Duration::from_secs(30),
             max_prompts_ahead: Duration::from_millis(100),
+            spare_places: 0.02,
             kappa: 5.0,
             prefer: Preference::Latency,
             latency_aim: LatencyAim::default(),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::claim::Claim;
 use super::endpoint::EndpointFleet;
 use super::worker::Worker;
-use crate::domain::{NoWorker, PredictedCost, Prefix, WorkerId};
+use crate::domain::{ClientKey, Contention, NoWorker, PredictedCost, Prefix, WorkerId};
+use crate::policy::admission::{Places, may_take_place};
 use crate::policy::choose_worker;
 use crate::policy::routing::affinity::Held;
 use crate::policy::routing::hold::Hold;
@@ -20,6 +21,9 @@ pub(super) struct Wish<'a> {
     pub(super) tried: &'a [WorkerId],
     pub(super) prefix: &'a Prefix,
     pub(super) streamed: bool,
+    pub(super) client: &'a ClientKey,
+    /// A stream whose client has a part of it.
+    pub(super) resumed: bool,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,9 @@ impl EndpointFleet {
             Hold::unseen(wish.cost)
         };
         let contention = self.present.contention();
+        if contention == Contention::Several && !self.may_take_place(&wish) {
+            return Err(NoClaim(NoWorker::AllBusy));
+        }
         for _ in 0..CLAIM_ATTEMPTS {
             let candidates = table.iter().enumerate().map(|(slot, worker)| {
                 let tried = !wish.tried.is_empty() && wish.tried.contains(worker.id());
@@ -51,7 +58,7 @@ impl EndpointFleet {
             }
             // The scaler stops the flow first and looks for requests in flight second; this looks in
             // the other order, so one of the two sees the other.
-            let claim = Claim::new(Arc::clone(self), Arc::clone(worker), hold);
+            let claim = Claim::new(Arc::clone(self), Arc::clone(worker), hold, wish.client);
             if worker.takes_requests() {
                 self.remember(worker, wish.prefix);
                 return Ok(claim);
@@ -59,6 +66,25 @@ impl EndpointFleet {
             claim.drop_quietly();
         }
         Err(NoClaim(NoWorker::AllBusy))
+    }
+
+    /// One of the last free places may be meant for another client.
+    fn may_take_place(&self, wish: &Wish<'_>) -> bool {
+        let spare = self.settings.load().routing.spare_places;
+        if wish.resumed || spare <= 0.0 {
+            return true;
+        }
+        let mut places = Places::default();
+        for worker in self.table.load().iter() {
+            // A worker that queues has always a place.
+            let Some(of_worker) = worker.scan.places() else {
+                return true;
+            };
+            places.free += of_worker.free;
+            places.all += of_worker.all;
+        }
+        let (own, clients) = self.present.own(wish.client);
+        places.free == 0 || may_take_place(places, own, clients, spare)
     }
 
     /// There are ready workers, and each was tried. Nothing to wait for that is here already.

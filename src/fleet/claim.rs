@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::endpoint::EndpointFleet;
 use super::worker::Worker;
+use crate::domain::ClientKey;
 use crate::policy::routing::hold::{Hold, Progress};
 
 pub struct Claim {
@@ -13,11 +14,19 @@ pub struct Claim {
     passes_on: bool,
     /// The worker has begun to answer.
     counted: bool,
+    /// Whose place it is, where places are counted by client.
+    client: Option<ClientKey>,
 }
 
 impl Claim {
     /// The work of `hold` was added to the worker's load by the caller.
-    pub(super) fn new(endpoint: Arc<EndpointFleet>, worker: Arc<Worker>, hold: Hold) -> Self {
+    pub(super) fn new(
+        endpoint: Arc<EndpointFleet>,
+        worker: Arc<Worker>,
+        hold: Hold,
+        client: &ClientKey,
+    ) -> Self {
+        let is_counted = endpoint.present.served(client);
         worker.scan.prompt_sent(hold.prompt());
         worker.scan.kv_taken(hold.kv());
         Self {
@@ -26,6 +35,7 @@ impl Claim {
             hold,
             passes_on: true,
             counted: false,
+            client: is_counted.then(|| client.clone()),
         }
     }
 
@@ -88,6 +98,9 @@ impl Drop for Claim {
         scan.kv_freed(self.hold.kv());
         scan.prompt_read(self.hold.prompt());
         scan.load.release(self.hold.work());
+        if let Some(client) = &self.client {
+            self.endpoint.present.done(client);
+        }
         if self.passes_on {
             self.answered();
             self.endpoint.place_freed(&self.worker);

@@ -63,6 +63,8 @@ impl Ticket {
             tried: &self.tried,
             prefix: &self.prefix,
             streamed: self.streamed,
+            client: &self.client,
+            resumed: self.resumed,
         }
     }
 }

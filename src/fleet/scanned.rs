@@ -8,6 +8,7 @@ use std::sync::atomic::{
 use super::load::Load;
 use super::ramp::Ramp;
 use crate::domain::{Candidate, GapLaw, KvRoom, Tokens, TokensPerSecond, UsdPerHour};
+use crate::policy::admission::Places;
 use crate::policy::routing::affinity::Incarnation;
 use crate::policy::speed::SpeedEstimate;
 
@@ -90,6 +91,19 @@ impl Scanned {
             usd_per_hour: self.price(),
             prefix_held: prefix_held(self.incarnation.load(Relaxed)),
         }
+    }
+
+    /// Places of a worker that is chosen from now; `None` where its own queue decides.
+    pub(super) fn places(&self) -> Option<Places> {
+        if !self.takes_requests() || self.weight() <= 0.0 {
+            return Some(Places::default());
+        }
+        let all = self.ramp.places(self.max_concurrency())?;
+        let taken = self.load.view().in_flight() + self.elsewhere();
+        Some(Places {
+            free: all.saturating_sub(taken),
+            all,
+        })
     }
 
     pub(super) fn takes_requests(&self) -> bool {

@@ -577,3 +577,25 @@ fn an_answer_without_a_visible_first_token_keeps_nobody_waiting() {
     let _first = assigned(endpoint.admit(&whole, NOW));
     let _second = assigned(endpoint.admit(&ticket("quiet"), NOW));
 }
+
+#[tokio::test]
+async fn a_flood_leaves_the_last_place_to_who_has_less_and_takes_it_when_alone() {
+    let endpoint = endpoint(Some(50), 2);
+    let loud = ticket("loud");
+    let _loud = endpoint.present(&loud.client);
+    let quiet = endpoint.present(&ClientKey::new("quiet"));
+    // A first token came of each, so that no prompt stands before the next.
+    let mut flood = Vec::new();
+    for _ in 0..98 {
+        let mut claim = assigned(endpoint.admit(&loud, NOW));
+        claim.prefilled();
+        flood.push(claim);
+    }
+    let mut beyond = held(endpoint.admit(&loud, NOW));
+    let mut found = held(endpoint.admit(&ticket("quiet"), NOW));
+    let claim = next_claim(&mut found).await.expect("a place was left");
+    drop(claim);
+    drop(found);
+    drop(quiet);
+    assert!(next_claim(&mut beyond).await.is_some());
+}

@@ -23,6 +23,8 @@ pub(super) struct Waiter {
     tried: Vec<WorkerId>,
     prefix: Prefix,
     streamed: bool,
+    client: ClientKey,
+    resumed: bool,
     body_bytes: usize,
     sender: oneshot::Sender<Claim>,
 }
@@ -34,6 +36,8 @@ impl Waiter {
             tried: &self.tried,
             prefix: &self.prefix,
             streamed: self.streamed,
+            client: &self.client,
+            resumed: self.resumed,
         }
     }
 }
@@ -90,6 +94,8 @@ impl Room {
             tried: ticket.tried.clone(),
             prefix: ticket.prefix.clone(),
             streamed: ticket.streamed,
+            client: ticket.client.clone(),
+            resumed: ticket.resumed,
             body_bytes: ticket.body_bytes,
             sender,
         };

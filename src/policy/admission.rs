@@ -74,6 +74,21 @@ fn within_share(own: usize, left: usize, share: f64) -> bool {
     own as f64 * (1.0 - share) <= left as f64 * share
 }
 
+/// Requests that the workers of an endpoint may have at once, where each says how many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    pub free: u32,
+    pub all: u32,
+}
+
+/// Whether a client that has `own` places, beside others, may take one more. The last free ones are for clients that have
+/// less than an equal part of what is taken: who asks for little finds a place at once, however many others flood.
+pub fn may_take_place(places: Places, own: u32, clients: usize, spare_share: f64) -> bool {
+    let spare = (f64::from(places.all) * spare_share) as u32;
+    let taken = u64::from(places.all.saturating_sub(places.free));
+    places.free > spare || u64::from(own) * clients as u64 <= taken
+}
+
 /// How long one request may still wait, retries included. Each reason has its own clock, which runs only
 /// while it is the reason: who waited for the first worker to start has the whole time for a busy one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +172,18 @@ mod tests {
         check(of(80, 800), of(30, 300), Ok(()));
         check(of(95, 950), of(30, 300), Err(Refusal::ClientShare));
         check(of(99, 990), of(0, 0), Ok(()));
+    }
+
+    #[test]
+    fn the_last_places_are_for_who_has_less_than_an_equal_part() {
+        let places = |free| Places { free, all: 200 };
+        assert!(may_take_place(places(5), 150, 2, 0.02), "there are more");
+        assert!(!may_take_place(places(4), 150, 2, 0.02));
+        assert!(may_take_place(places(4), 46, 2, 0.02));
+        assert!(!may_take_place(places(4), 70, 3, 0.02));
+        assert!(may_take_place(places(1), 199, 2, 0.0), "nothing is spared");
+        let few = Places { free: 1, all: 8 };
+        assert!(may_take_place(few, 7, 2, 0.02), "too few to spare one");
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) struct Answering<'a> {
     /// What the client has of a stream with which nobody goes on yet.
     given: Option<Given>,
     /// The place that a stream has taken before it left its worker.
-    place: Option<Claim>,
+    place: Option<Box<Claim>>,
     last: Option<Stop>,
 }
 
@@ -195,7 +195,7 @@ impl Answering<'_> {
 
     async fn worker(&mut self, reply: &mut Reply<'_>) -> Result<Claim, Stop> {
         if let Some(claim) = self.place.take() {
-            return Ok(claim);
+            return Ok(*claim);
         }
         let admitted = worker_for(
             reply,

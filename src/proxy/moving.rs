@@ -90,7 +90,7 @@ impl<'r> Elsewhere<'r> {
         self.found = None;
     }
 
-    pub(super) fn take(self) -> Option<Claim> {
-        self.found
+    pub(super) fn take(self) -> Option<Box<Claim>> {
+        self.found.map(Box::new)
     }
 }

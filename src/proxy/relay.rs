@@ -24,7 +24,7 @@ pub(super) enum Relayed {
         ending: Ending,
         why: BreakOff,
         /// The place another worker has for it already.
-        place: Option<Claim>,
+        place: Option<Box<Claim>>,
     },
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use futures_util::StreamExt;
-use loadtest::fakes::worker::{Settings, Worker};
+use loadtest::fakes::worker::{Settings, SpeedLaw, Worker};
 use loadtest::harness::{ConfigDir, Gateway, wait_until};
 use reqwest::RequestBuilder;
 use rustix::process::Signal;
@@ -79,7 +79,16 @@ impl Logged {
 
 #[tokio::test]
 async fn a_stream_is_told_with_its_tokens_and_times() {
-    let worker = fake_worker(Settings::default()).await;
+    // Far enough apart that two tokens hardly come in one read.
+    let law = SpeedLaw {
+        a_ms: 30.0,
+        ..SpeedLaw::TINY
+    };
+    let worker = fake_worker(Settings {
+        law,
+        ..Settings::default()
+    })
+    .await;
     let logged = beside(&worker, "", "").await;
     let request = client()
         .post(logged.url("/v1/chat/completions?secret=of-the-query"))

@@ -223,6 +223,7 @@ async fn what_was_given_is_charged_though_nobody_went_on_with_it() {
     let endpoint = fixed_endpoint("fake", std::slice::from_ref(&worker.url), more);
     let server = "api_keys: [{name: alice, key: '${ALICE_KEY}', tokens_per_minute: 1000}]";
     let gateway = gateway(server, &[("fake", endpoint)]).await;
+    wait_ready(&gateway, 1).await;
     let mut body = generate(400);
     body["parameters"]["user"] = json!("fault:exit=60");
     let answer = call(&gateway, "/generate_stream", Some(ALICE), &body).await;
