@@ -1,6 +1,7 @@
 //! Where a worker comes from: the offer it was rented by, what its market says of it, what it showed before it served.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -12,6 +13,10 @@ pub struct Origin {
     benchmark: Mutex<Option<BenchmarkResult>>,
     /// The last state seen, and the first listing in a row that saw it.
     seen: Mutex<Option<(InstanceState, Timestamp)>>,
+    /// An error its market reported in the last listing.
+    complaint: Mutex<Option<String>>,
+    /// From the order to start until it was healthy.
+    boot_took: Mutex<Duration>,
 }
 
 impl Origin {
@@ -46,6 +51,22 @@ impl Origin {
 
     pub fn seen(&self) -> Option<(InstanceState, Timestamp)> {
         *self.seen.lock()
+    }
+
+    /// Whether the last listing brought the same complaint.
+    pub fn says_again(&self, complaint: Option<&str>) -> bool {
+        let mut before = self.complaint.lock();
+        let again = complaint.is_some() && before.as_deref() == complaint;
+        *before = complaint.map(str::to_owned);
+        again
+    }
+
+    pub fn boot_took(&self) -> Duration {
+        *self.boot_took.lock()
+    }
+
+    pub fn set_boot_took(&self, took: Duration) {
+        *self.boot_took.lock() = took;
     }
 
     /// An order was given: what was seen before says nothing of how long anything lasts.

@@ -15,8 +15,9 @@ use super::origin::Origin;
 use super::ramp::Ramp;
 use super::scanned::Scanned;
 use crate::domain::{
-    EngineKind, GapLaw, GroupName, InstanceId, KvRoom, Secret, Source, SpeedPrior, Timestamp,
-    TokensPerSecond, UsdPerHour, WorkerGroup, WorkerId, WorkerPhase, WorkerView,
+    Alternative, BenchmarkResult, EngineKind, GapLaw, GroupName, InstanceId, KvRoom, Secret,
+    Source, SpeedPrior, Timestamp, TokensPerSecond, UsdPerHour, WorkerGroup, WorkerId, WorkerPhase,
+    WorkerView,
 };
 use crate::policy::ejection::{Health, Standing};
 use crate::policy::routing::weight::slow_start;
@@ -82,6 +83,9 @@ pub struct Worker {
     evictor: Evictor,
     pub origin: Origin,
 }
+
+/// What a benchmark's one stream counts as.
+const BENCHMARK_TOKENS: u32 = 64;
 
 static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
 
@@ -318,6 +322,43 @@ impl Worker {
     /// What is believed of this machine before its streams tell, where that is more than its group's prior.
     pub fn expect_speed(&self, speed: SpeedPrior) {
         self.set_estimate(SpeedEstimate::new(speed, self.max_concurrency()));
+    }
+
+    /// What it showed before it serves is what is believed of it until its streams tell better.
+    pub fn take_benchmark(&self, result: &BenchmarkResult) {
+        let measured = SpeedPrior {
+            tokens_per_second: result.tokens_per_second,
+            concurrency: result.concurrency,
+        };
+        let mut estimate = SpeedEstimate::new(measured, None);
+        estimate.state_at(
+            measured,
+            self.max_concurrency()
+                .or(Some(self.prior.lock().concurrency)),
+        );
+        if let Some(alone) = result.tokens_per_second_alone {
+            estimate.observe(1.0 / alone.0, 1.0, BENCHMARK_TOKENS);
+        }
+        self.set_estimate(estimate);
+    }
+
+    /// Found again after a restart.
+    pub fn recall_rented(&self, offer: Alternative) {
+        if self.origin.rented_as().is_none() {
+            self.expect_speed(SpeedPrior {
+                tokens_per_second: offer.tokens_per_second,
+                ..self.spec.speed_prior
+            });
+            self.origin.set_rented_as(offer);
+        }
+    }
+
+    /// The same for what it once showed.
+    pub fn recall_benchmark(&self, result: BenchmarkResult) {
+        if self.origin.benchmark().is_none() {
+            self.take_benchmark(&result);
+            self.origin.set_benchmark(result);
+        }
     }
 
     /// The usual time between two tokens of one stream, at the present concurrency.

@@ -76,6 +76,22 @@ pub fn advance(
     next
 }
 
+/// What a market says of a machine that will never start, whatever is waited for.
+pub fn cannot_start(message: &str) -> bool {
+    const SIGNS: [&str; 8] = [
+        "error response from daemon",
+        "failed to create",
+        "failed to start",
+        "manifest unknown",
+        "pull access denied",
+        "no such image",
+        "no space left",
+        "oci runtime",
+    ];
+    let message = message.to_lowercase();
+    message.starts_with("error") || SIGNS.iter().any(|sign| message.contains(sign))
+}
+
 fn starting(
     event: WorkerEvent,
     times: &TimeLimits,

@@ -123,6 +123,20 @@ fn a_host_that_is_not_heard_of_is_given_up_unless_its_worker_answers() {
 }
 
 #[test]
+fn a_market_that_reports_an_error_is_understood_and_one_that_reports_progress_is_not() {
+    for said in [
+        "Error response from daemon: pull access denied for x/y",
+        "error: something",
+        "OCI runtime create failed: runc create failed",
+    ] {
+        assert!(cannot_start(said), "{said}");
+    }
+    for said in ["", "Status: Downloaded newer image", "loading, 43% of 9 GB"] {
+        assert!(!cannot_start(said), "{said}");
+    }
+}
+
+#[test]
 fn a_machine_that_cannot_start_or_is_another_is_given_up_at_once() {
     for reason in [FailureReason::MarketError, FailureReason::WrongHardware] {
         let unfit = E::InstanceUnfit(reason);

@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod arrival;
+pub mod benchmark;
 pub mod cost;
 pub mod ejection;
 pub mod hedge;

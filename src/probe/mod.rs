@@ -1,5 +1,7 @@
 //! Health checks of workers, spoken in their engine's language; results go to `fleet`.
 
+mod benchmark;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::domain::{TimeLimits, WorkerEvent, WorkerId, WorkerPhase};
+use crate::domain::{FailureReason, TimeLimits, WorkerEvent, WorkerId, WorkerPhase};
 use crate::engines;
 use crate::fleet::{Contact, EndpointFleet, Fleet, Worker};
 use crate::telemetry::Metrics;
@@ -26,6 +28,8 @@ pub struct Prober {
     due: Mutex<HashMap<WorkerId, Instant>>,
     /// Workers being asked now: a slow answer is waited for, not asked for again.
     asking: Arc<Mutex<HashSet<WorkerId>>>,
+    /// Workers that are being measured or were, until they leave that phase.
+    measured: Mutex<HashSet<WorkerId>>,
 }
 
 impl Prober {
@@ -35,6 +39,7 @@ impl Prober {
             metrics,
             due: Mutex::default(),
             asking: Arc::default(),
+            measured: Mutex::default(),
         }
     }
 
@@ -60,8 +65,36 @@ impl Prober {
                     drop(asking);
                 });
             }
+            for (endpoint, worker, contact) in self.take_unmeasured() {
+                let (client, metrics) = (client.clone(), Arc::clone(&self.metrics));
+                probes.spawn(async move {
+                    measure(&client, &metrics, &endpoint, &worker, &contact).await;
+                });
+            }
             while probes.try_join_next().is_some() {}
         }
+    }
+
+    /// Workers that are to be measured and are not yet.
+    fn take_unmeasured(&self) -> Vec<(Arc<EndpointFleet>, Arc<Worker>, Arc<Contact>)> {
+        let mut measured = self.measured.lock();
+        let mut waiting = HashSet::new();
+        let mut out = Vec::new();
+        for endpoint in self.fleet.endpoints().values() {
+            for worker in endpoint.workers().iter() {
+                if worker.phase().0 != WorkerPhase::Benchmarking {
+                    continue;
+                }
+                waiting.insert(worker.id().clone());
+                if let Some(contact) = worker.contact()
+                    && measured.insert(worker.id().clone())
+                {
+                    out.push((Arc::clone(endpoint), Arc::clone(worker), contact));
+                }
+            }
+        }
+        measured.retain(|id| waiting.contains(id));
+        out
     }
 
     fn take_due(&self) -> Vec<(Arc<EndpointFleet>, Arc<Worker>, Arc<Contact>)> {
@@ -155,6 +188,36 @@ async fn probe(
     if news {
         endpoint.report(worker.id(), event);
     }
+}
+
+async fn measure(
+    client: &reqwest::Client,
+    metrics: &Metrics,
+    endpoint: &EndpointFleet,
+    worker: &Worker,
+    contact: &Contact,
+) {
+    let settings = endpoint.settings();
+    let event = match &settings.benchmark {
+        // Switched off meanwhile.
+        None => WorkerEvent::BenchmarkPassed,
+        Some(benchmark) => match benchmark::run(client, worker, contact, benchmark).await {
+            Some(result) => {
+                worker.origin.set_benchmark(result);
+                WorkerEvent::BenchmarkPassed
+            }
+            None => WorkerEvent::BenchmarkFailed(FailureReason::BenchmarkFailed),
+        },
+    };
+    let outcome = match event {
+        WorkerEvent::BenchmarkPassed => "measured",
+        _ => "not_measured",
+    };
+    metrics
+        .probes
+        .with_label_values(&[endpoint.name.as_str(), outcome])
+        .inc();
+    endpoint.report(worker.id(), event);
 }
 
 async fn ask(client: &reqwest::Client, worker: &Worker, contact: &Contact) -> bool {

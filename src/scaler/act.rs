@@ -208,6 +208,7 @@ impl Scaler {
 
     pub(super) fn start(&self, endpoint: &Arc<EndpointFleet>, worker: &Arc<Worker>) {
         worker.set_address(None, None);
+        worker.origin.forget_seen();
         self.on_instance(endpoint, worker, "start", |market, id| async move {
             market.start(&id).await
         });

@@ -31,7 +31,7 @@ impl Scaler {
                 ),
             }
         }
-        Ok(())
+        self.recall_lessons()
     }
 
     fn recover_books(&self, rentals: &[Rental], at: Timestamp) -> Result<(), LedgerError> {

@@ -9,9 +9,10 @@ use crate::domain::{
     EndpointName, FleetSnapshot, GroupName, MachineKey, Offer, OfferChoice, OfferId, Release,
     ScalingPlan, Timestamp, TokensPerSecond, UsdPerHour, WorkerGroup, WorkerPhase,
 };
-use crate::fleet::EndpointFleet;
+use crate::fleet::{EndpointFleet, Worker};
+use crate::policy::benchmark::Expectation;
 use crate::policy::offers::{Beliefs, Holding, Situation, SpeedBeliefs, choose, gpu};
-use crate::policy::reputation::Reputation;
+use crate::policy::reputation::{HostEvent, Reputation};
 
 /// An offer that was rented or refused is left alone for so long; the market may show it on.
 const TRIED_FOR: Duration = Duration::from_secs(600);
@@ -80,6 +81,79 @@ impl Experience {
             choices.push(choice);
         }
         choices
+    }
+
+    /// What is expected of a worker that is believed to do `believed` at the concurrency in question.
+    pub(super) fn expected(
+        &self,
+        endpoint: &EndpointFleet,
+        worker: &Worker,
+        believed: TokensPerSecond,
+        at: Timestamp,
+    ) -> Expectation {
+        let Some(rented) = worker.origin.rented_as() else {
+            return Expectation {
+                tokens_per_second: believed,
+                proven: true,
+            };
+        };
+        let learned = self.0.lock();
+        let key = (endpoint.name.clone(), worker.spec.group.clone());
+        let speeds = learned.speeds.get(&key);
+        // More may be known now than when it was rented.
+        let now_over_then = speeds.map_or(1.0, |speeds| {
+            speeds.expected(&rented, at).0 / rented.tokens_per_second.0
+        });
+        Expectation {
+            tokens_per_second: TokensPerSecond(believed.0 * now_over_then),
+            proven: speeds.is_some_and(SpeedBeliefs::knows_any),
+        }
+    }
+
+    /// Returns what is to be kept; `None` for a worker of no known machine.
+    pub(super) fn learn_speed(
+        &self,
+        endpoint: &EndpointFleet,
+        worker: &Worker,
+        at: Timestamp,
+    ) -> Option<SpeedBeliefs> {
+        let rented = worker.origin.rented_as()?;
+        rented.machine.as_ref()?;
+        let key = (endpoint.name.clone(), worker.spec.group.clone());
+        let mut learned = self.0.lock();
+        let speeds = learned.speeds.entry(key).or_default();
+        speeds.observe(&rented, worker.speed(), at);
+        Some(speeds.clone())
+    }
+
+    pub(super) fn learn_of_host(
+        &self,
+        machine: &MachineKey,
+        events: &[HostEvent],
+        at: Timestamp,
+    ) -> Reputation {
+        let mut learned = self.0.lock();
+        let host = learned.hosts.entry(machine.clone()).or_default();
+        for event in events {
+            host.observe(*event, at);
+        }
+        let host = host.clone();
+        learned.hosts.retain(|_, host| !host.is_forgotten(at));
+        host
+    }
+
+    pub(super) fn recall_host(&self, machine: MachineKey, host: Reputation) {
+        self.0.lock().hosts.entry(machine).or_insert(host);
+    }
+
+    pub(super) fn recall_speeds(
+        &self,
+        endpoint: EndpointName,
+        group: GroupName,
+        speeds: SpeedBeliefs,
+    ) {
+        let mut learned = self.0.lock();
+        learned.speeds.entry((endpoint, group)).or_insert(speeds);
     }
 
     /// The offer is about to be rented: whatever comes of it, it is not tried again soon.

@@ -7,6 +7,7 @@ mod calls;
 mod experience;
 mod guard;
 mod handover;
+mod lessons;
 mod memory;
 mod money;
 mod observe;

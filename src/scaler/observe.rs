@@ -110,6 +110,7 @@ impl Scaler {
         let settings = endpoint.settings();
         worker.set_address(instance.address, settings.group(&worker.spec.group));
         self.advance(endpoint, worker, WorkerEvent::InstanceSeen(instance.state));
+        self.look_closer(endpoint, worker, instance, listed_at);
     }
 
     /// A local or given worker's price is what the setting says now; elsewhere the market says what it charges.
@@ -130,6 +131,7 @@ impl Scaler {
     pub(super) fn advance_workers(&self, endpoint: &Arc<EndpointFleet>) {
         for (id, event) in endpoint.take_events() {
             if let Some(worker) = endpoint.worker(&id) {
+                let event = self.meaning(endpoint, &worker, event);
                 self.advance(endpoint, &worker, event);
             }
         }
@@ -154,15 +156,31 @@ impl Scaler {
         let times = endpoint.settings().times.clone();
         let step = advance(phase, since, event, &times, at);
         // A doubted worker is ready in phase but takes nothing until a probe speaks for it.
-        let probed = !matches!(event, WorkerEvent::Tick | WorkerEvent::InstanceSeen(_));
+        let probed = !matches!(
+            event,
+            WorkerEvent::Tick
+                | WorkerEvent::InstanceSeen(_)
+                | WorkerEvent::InstanceLasts { .. }
+                | WorkerEvent::InstanceUnfit(_)
+        );
         if step.phase != phase || step.since != since || probed {
             worker.set_phase(step.phase, step.since);
         }
-        if phase == WorkerPhase::Starting && step.phase.is_ready() {
-            endpoint.came_up(worker, at.since(since));
+        match (phase, step.phase) {
+            (WorkerPhase::Starting, WorkerPhase::Ready) => {
+                endpoint.came_up(worker, at.since(since));
+            }
+            (WorkerPhase::Starting, WorkerPhase::Benchmarking) => {
+                worker.origin.set_boot_took(at.since(since));
+            }
+            (WorkerPhase::Benchmarking, WorkerPhase::Ready) => {
+                endpoint.came_up(worker, worker.origin.boot_took() + at.since(since));
+            }
+            _ => {}
         }
         if step.phase.as_str() != phase.as_str() {
             self.phase_changed(endpoint, worker, phase, step.phase, at);
+            self.learn_from(endpoint, worker, (phase, since), step.phase, at);
         }
         for effect in step.effects {
             self.apply(endpoint, worker, effect, at);
@@ -193,7 +211,9 @@ impl Scaler {
                 .worker_failures
                 .with_label_values(&[endpoint.name.as_str(), reason.as_str()])
                 .inc();
-            endpoint.count_failure(&worker.spec.group);
+            if !reason.is_expected() {
+                endpoint.count_failure(&worker.spec.group);
+            }
         }
         if self.is_rented(endpoint)
             && let Err(error) = self.ledger.event(id, to.as_str(), reason, at)

@@ -174,8 +174,17 @@ impl SpeedBeliefs {
         }
     }
 
+    /// What a machine rented so is expected to do by all that is known now.
+    pub fn expected(&self, rented: &Alternative, now: Timestamp) -> TokensPerSecond {
+        let stated = rented.stated_tokens_per_second.0;
+        let class = class_of(&rented.gpu_name, rented.gpu_count);
+        let known = rented.machine.as_ref();
+        let factor = known.map_or(1.0, |machine| self.of(&class, machine, now).mean.exp());
+        TokensPerSecond(stated * factor)
+    }
+
     /// Whether a measured machine of any class is remembered.
-    pub(super) fn knows_any(&self) -> bool {
+    pub fn knows_any(&self) -> bool {
         !self.machines.is_empty()
     }
 }
