@@ -4,6 +4,7 @@
 
 mod launch;
 mod life;
+mod logs;
 mod processes;
 mod record;
 #[cfg(test)]
@@ -310,6 +311,17 @@ impl Market for LocalMarket {
     async fn destroy(&self, id: &InstanceId) -> Result<(), MarketError> {
         self.look_after_adopted();
         finished(tokio::spawn(self.this()?.destroy_now(id.clone()))).await
+    }
+
+    async fn logs(&self, id: &InstanceId, lines: u32) -> Result<String, MarketError> {
+        if !self.lock().entries.contains_key(id) {
+            return Err(MarketError::NotFound);
+        }
+        let path = record::log_path(&self.settings.dir, id);
+        tokio::task::spawn_blocking(move || logs::tail(&path, lines))
+            .await
+            .map_err(unavailable)?
+            .map_err(unavailable)
     }
 
     async fn changed(&self) {
