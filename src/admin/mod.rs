@@ -1,5 +1,6 @@
 //! The admin port: metrics, health, the fleet, plans and why, reload.
 
+mod books;
 mod control;
 mod fleet_view;
 mod queries;
@@ -16,8 +17,10 @@ use pingora::protocols::http::ServerSession;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub use self::books::{Explanation, explain};
 pub use self::control::{ControlPath, NoLogs};
 use crate::fleet::Fleet;
+use crate::ledger::Ledger;
 use crate::telemetry::{DecisionLog, Metrics, now};
 
 /// What a reload did, or every mistake found.
@@ -53,6 +56,7 @@ pub struct Admin {
     pub fleet: Arc<Fleet>,
     pub metrics: Arc<Metrics>,
     pub decisions: Arc<DecisionLog>,
+    pub ledger: Arc<Ledger>,
     /// Needed by calls that change something; without one they are refused.
     pub token: Arc<ArcSwapOption<AdminToken>>,
     pub reload: Box<dyn Fn() -> ReloadResult + Send + Sync>,
@@ -78,7 +82,8 @@ impl AdminToken {
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
-const READ_ONLY: &str = "/metrics /healthz /readyz /fleet /decisions /plan /offers /logs/WORKER";
+const READ_ONLY: &str = "/metrics /healthz /readyz /fleet /decisions /plan /offers /spend /rentals /why/WORKER \
+                         /logs/WORKER";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[async_trait]

@@ -1,4 +1,5 @@
-//! Questions with a parameter, and those that take a look at a market: `/plan`, `/offers`, `/logs/WORKER`.
+//! Questions with a parameter, and those that look at a market: `/plan`, `/offers`, `/logs/WORKER`; the ledger's are
+//! in `books`.
 
 use std::time::Duration;
 
@@ -18,7 +19,12 @@ impl Admin {
             if let Some(worker) = path.strip_prefix("/logs/") {
                 return Some(self.logs(worker, query).await);
             }
+            if let Some(subject) = path.strip_prefix("/why/") {
+                return Some(self.why(subject).await);
+            }
             match path {
+                "/spend" => Some(self.spend(query).await),
+                "/rentals" => Some(self.rentals(query).await),
                 "/plan" => Some(json(&self.control.preview().await)),
                 "/offers" => Some(self.offers(query).await),
                 _ => None,
@@ -53,7 +59,7 @@ impl Admin {
 }
 
 /// The value of a parameter; ids and numbers need no decoding.
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(key, _)| *key == name)?;
     (!value.is_empty()).then_some(value)

@@ -34,8 +34,8 @@ pub use ids::{
     WorkerId,
 };
 pub use money::{
-    AgreementView, Day, EndpointMoney, EndpointSpending, Enforce, LimitView, MoneyView, SpendKind,
-    SpendUse, SpendingLimits, SpendingRule, SpendingScope, SpendingSettings,
+    AgreementView, Day, EndpointMoney, EndpointSpending, Enforce, LimitView, MoneyView, NoDay,
+    SpendKind, SpendUse, SpendingLimits, SpendingRule, SpendingScope, SpendingSettings,
 };
 pub use offers::{
     Alternative, BenchmarkResult, BenchmarkSettings, ChoiceRule, Interruptible, OfferChoice,

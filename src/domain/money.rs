@@ -1,6 +1,7 @@
 //! Dollars: what is spent on what, what may be spent, and where that stands.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,36 @@ impl Day {
         (year as u32, month as u32, day as u32)
     }
 }
+
+impl FromStr for Day {
+    type Err = NoDay;
+
+    /// `2026-11-25`; by Howard Hinnant's `days_from_civil`.
+    fn from_str(text: &str) -> Result<Self, NoDay> {
+        let numbers: Vec<u32> = text
+            .split('-')
+            .map(|part| part.parse().map_err(|_| NoDay))
+            .collect::<Result<_, _>>()?;
+        let [year @ 1970..=9999, month @ 1..=12, day @ 1..=31] = numbers[..] else {
+            return Err(NoDay);
+        };
+        let years = u64::from(if month > 2 { year } else { year - 1 });
+        let (era, year_of_era) = (years / 400, years % 400);
+        let of_year = u64::from((153 * ((month + 9) % 12) + 2) / 5 + day - 1);
+        let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;
+        let days = u32::try_from(era * 146_097 + of_era - 719_468).map_err(|_| NoDay)?;
+        // What the calendar does not have comes out as another day.
+        let found = Self(days);
+        (found.date() == (year, month, day))
+            .then_some(found)
+            .ok_or(NoDay)
+    }
+}
+
+/// Not a day as in `2026-11-25`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a day such as 2026-11-25")]
+pub struct NoDay;
 
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -278,6 +309,23 @@ mod tests {
         assert_eq!(date(951_868_800), "2000-03-01");
         assert_eq!(date(1_798_761_599), "2026-12-31");
         assert_eq!(date(1_798_761_600), "2027-01-01");
+    }
+
+    #[test]
+    fn a_day_is_read_as_it_is_shown_and_one_that_never_was_is_refused() {
+        for n in (0..73_000).step_by(17) {
+            assert_eq!(Day(n).to_string().parse(), Ok(Day(n)));
+        }
+        for wrong in [
+            "2026-02-29",
+            "1969-12-31",
+            "2026-1",
+            "2026-13-01",
+            "today",
+            "",
+        ] {
+            assert_eq!(wrong.parse::<Day>(), Err(NoDay), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What was learned and should survive a restart: host reputations, speeds, refusals. A value is whatever JSON its
 //! owner makes of it.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use serde_json::Value;
 
 use super::rows::millis;
@@ -38,6 +38,20 @@ impl Ledger {
         let readable =
             |(key, text): (String, String)| Some((key, serde_json::from_str(&text).ok()?));
         Ok(kept.into_iter().filter_map(readable).collect())
+    }
+
+    /// What is kept under one key; `None` also where it cannot be read any more.
+    pub fn recall_one(&self, kind: &str, key: &str) -> Result<Option<Value>, LedgerError> {
+        let kept: Option<String> = self.read(|connection| {
+            connection
+                .query_row(
+                    "SELECT value FROM learned WHERE kind = ?1 AND key = ?2",
+                    [kind, key],
+                    |row| row.get(0),
+                )
+                .optional()
+        })?;
+        Ok(kept.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     /// Drops what of a kind was last remembered before `at`; returns how many.

@@ -6,6 +6,7 @@ mod charges;
 mod demand;
 mod learned;
 mod open;
+mod report;
 mod rows;
 mod schema;
 mod spend;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
 
 use crate::domain::{InstallationId, InstanceId, Rental, Timestamp, UsdPerHour, WorkerId};
 use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
@@ -27,6 +29,7 @@ use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
 pub use accrual::{Accrued, Observation, accrue};
 pub use charges::Correction;
 pub use demand::{DEMAND_STEP, DemandStep};
+pub use report::{RentalStory, SpendReport};
 pub use spend::{Booking, Sighting, SpendBy, SpendRow};
 
 /// One gateway at a time: the lock is held until the ledger is released, dropped or the process ends.
@@ -44,7 +47,7 @@ struct Open {
 }
 
 /// A line of a worker's history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEvent {
     pub at: Timestamp,
     pub worker: WorkerId,
@@ -206,6 +209,18 @@ impl Ledger {
     /// The last `limit` rentals in any state, newest first.
     pub fn recent(&self, limit: u32) -> Result<Vec<Rental>, LedgerError> {
         self.rentals("ORDER BY intended_at DESC, rowid DESC", limit)
+    }
+
+    pub fn rental(&self, worker: &WorkerId) -> Result<Option<Rental>, LedgerError> {
+        self.read(|connection| {
+            connection
+                .prepare(&format!(
+                    "SELECT {RENTAL_COLUMNS} FROM rentals WHERE worker = ?1"
+                ))?
+                .query_map([worker.as_str()], rental_of)?
+                .next()
+                .transpose()
+        })
     }
 
     /// A worker's history, oldest first.

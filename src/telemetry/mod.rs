@@ -10,6 +10,6 @@ mod metrics;
 pub use access_line::AccessLine;
 pub use access_log::AccessLog;
 pub use clock::now;
-pub use decisions::DecisionLog;
+pub use decisions::{DecisionLog, find_decisions};
 pub use logging::init as init_logging;
 pub use metrics::{FleetGauges, Metrics};
