@@ -1,11 +1,13 @@
 //! The only place where the parts meet: builds them from a configuration and runs them.
 
+mod alone;
 mod background;
 mod certificate;
 mod changes;
 mod control_path;
 mod handover;
 mod listen;
+mod markets;
 mod reload;
 mod signals;
 mod upgrade;
@@ -25,17 +27,18 @@ use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
 use pingora::services::listening::Service;
 
+pub use self::alone::{Account, Alone, NotAlone};
 use self::certificate::CertificateFiles;
 use self::handover::{Paths, Taking};
+use self::markets::BuiltMarkets;
 use crate::admin::{Admin, AdminToken};
 use crate::config::{AccessLogTo, Config, Files, ServerConfig};
 use crate::domain::{Access, Endpoint, EndpointName, FixedWorker, InstallationId, MarketKind};
 use crate::fleet::{Fleet, Learned};
 use crate::ledger::{Ledger, LedgerError};
-use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings, Market};
 use crate::probe::Prober;
 use crate::proxy::{ConnectionServer, Front, Gateway, KeyRing, ProxySettings, TlsAcceptor};
-use crate::scaler::{Markets, Scaler};
+use crate::scaler::Scaler;
 use crate::telemetry::{AccessLog, DecisionLog, Metrics, now};
 
 /// Time for workers to be ended after the last request, on top of the grace period.
@@ -86,13 +89,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     }
     listen::raise_descriptor_limit(&settings.connections);
     listen::end_without_listeners();
-    // reqwest takes its cryptography from here; ring is what Pingora uses too.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
-        tracing::debug!("a TLS provider was installed before");
-    }
+    provide_tls();
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let mut server = server(&settings, paths.as_ref(), taking.is_some());
     let learned = match &mut taking {
@@ -113,17 +110,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     let decisions = Arc::new(decisions);
     let fleet = Fleet::new(&endpoints);
     fleet.set_predecessor(taking.is_some());
-    let local = LocalMarket::new(LocalMarketSettings {
-        dir: settings.state_dir.join("local"),
-        slots: settings.local_market.slots,
-        installation: ledger.installation(),
-    })
-    .context("local market")?;
-    let fixed = Arc::new(FixedMarket::new(
-        ledger.installation(),
-        fixed_workers(&endpoints),
-    ));
-    let vast = vast::market(&settings, &endpoints, &ledger.installation(), &metrics)?;
+    let markets = BuiltMarkets::new(&settings, &endpoints, &ledger.installation(), &metrics)?;
     let proxy_settings = proxy_settings(
         &settings,
         &access,
@@ -135,11 +122,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
     let spending = Arc::new(ArcSwap::from_pointee(settings.spending.clone()));
     let scaler = Arc::new(Scaler::new(
         Arc::clone(&fleet),
-        Markets {
-            local: local.clone(),
-            fixed: fixed.clone(),
-            vast: vast.clone().map(|vast| vast as Arc<dyn Market>),
-        },
+        markets.all(),
         Arc::clone(&ledger),
         Arc::clone(&metrics),
         Arc::clone(&decisions),
@@ -156,8 +139,8 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         started_with: settings.clone(),
         certificate: Mutex::new(CertificateFiles::of(&settings)),
         fleet: Arc::clone(&fleet),
-        fixed,
-        vast,
+        fixed: markets.fixed,
+        vast: markets.vast,
         proxy_settings: Arc::clone(&proxy_settings),
         metrics: Arc::clone(&metrics),
         admin_token: Arc::clone(&admin_token),
@@ -173,7 +156,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         reloader: Arc::clone(&reloader),
         reload_on_change: settings.reload_on_change,
         fleet: Arc::clone(&fleet),
-        local,
+        local: markets.local,
         keeps_local: settings.local_market.keep_on_exit,
         grace_period: settings.grace_period,
         paths,
@@ -259,6 +242,16 @@ fn serve(
     server.run(RunArgs {
         shutdown_signal: Box::new(signals),
     });
+}
+
+/// reqwest takes its cryptography from here; ring is what Pingora uses too.
+pub(crate) fn provide_tls() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a TLS provider was installed before");
+    }
 }
 
 /// The lock of a process that died in the middle of a handover may take a moment to go.

@@ -19,6 +19,7 @@ use subtle::ConstantTimeEq;
 
 pub use self::books::{Explanation, explain};
 pub use self::control::{ControlPath, NoLogs};
+use crate::domain::Timestamp;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::telemetry::{DecisionLog, Metrics, now};
@@ -147,6 +148,11 @@ impl Admin {
             ),
         }
     }
+}
+
+/// What `/fleet` answers.
+pub fn fleet_json(fleet: &Fleet, now: Timestamp) -> serde_json::Value {
+    serde_json::to_value(fleet_view::of(fleet, now)).unwrap_or_default()
 }
 
 fn json(value: &impl serde::Serialize) -> Response<Vec<u8>> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::exit::Trouble;
+use crate::app::provide_tls;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// A plan may search a market, which answers a search every few seconds only.
@@ -45,8 +46,7 @@ impl From<NoAnswer> for Trouble {
 
 impl Gateway {
     pub(super) fn at(url: &str, token: Option<String>) -> Result<Self, Trouble> {
-        // Fails only if it was done before.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        provide_tls();
         let client = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())

@@ -37,6 +37,7 @@ use experience::{Experience, Offers};
 use guard::Guard;
 use memory::EndpointMemory;
 use money::Errands;
+pub use preview::Looked;
 
 /// Events may ask for ticks at most this often.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
@@ -63,7 +64,7 @@ impl Markets {
         }
     }
 
-    fn all(&self) -> Vec<(MarketKind, &Arc<dyn Market>)> {
+    pub fn all(&self) -> Vec<(MarketKind, &Arc<dyn Market>)> {
         let always = [
             (MarketKind::Local, &self.local),
             (MarketKind::Fixed, &self.fixed),

@@ -78,7 +78,10 @@ impl Scaler {
         }
     }
 
-    fn find_worker(&self, instance: &Instance) -> Option<(Arc<EndpointFleet>, Arc<Worker>)> {
+    pub(super) fn find_worker(
+        &self,
+        instance: &Instance,
+    ) -> Option<(Arc<EndpointFleet>, Arc<Worker>)> {
         let endpoint = self.fleet.endpoint(instance.label.endpoint.as_str())?;
         let worker = endpoint.worker(&instance.label.worker)?;
         Some((endpoint, worker))

@@ -2,20 +2,57 @@
 
 use std::sync::Arc;
 
-use super::Scaler;
 use super::observe::LISTING_TIMEOUT;
+use super::{Markets, Scaler};
 use crate::domain::{
-    EndpointName, FleetSnapshot, GroupOffers, PlanPreview, ScalingPlan, TokensPerSecond, WorkerId,
-    WorkerPhase,
+    EndpointName, FleetSnapshot, GroupOffers, Instance, MarketKind, PlanPreview, ScalingPlan,
+    TokensPerSecond, WorkerId, WorkerPhase,
 };
-use crate::fleet::EndpointFleet;
+use crate::fleet::{EndpointFleet, Worker};
+use crate::ledger::LedgerError;
 use crate::market::MarketError;
 use crate::telemetry::now;
 
 /// Log lines asked for at most.
 const LOG_LINES_MAX: u32 = 10_000;
 
+/// What was found where no gateway runs.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Machines of ours that the ledger does not know.
+    pub strays: Vec<Instance>,
+    /// Markets that could not be asked, and why.
+    pub silent: Vec<(MarketKind, String)>,
+}
+
 impl Scaler {
+    /// The workers that the ledger holds, with what the markets say of them; nothing is ordered.
+    pub async fn look(&self) -> Result<Looked, LedgerError> {
+        self.recover(now()).await?;
+        self.guard.look_for_mark();
+        let mut looked = Looked::default();
+        for (kind, market) in self.markets.all() {
+            match bounded(market.instances()).await {
+                Err(error) => looked.silent.push((kind, error.to_string())),
+                Ok(instances) => {
+                    for instance in instances {
+                        match self.find_worker(&instance) {
+                            Some((_, worker)) => note(&worker, &instance),
+                            None if kind == MarketKind::Fixed => {}
+                            None => looked.strays.push(instance),
+                        }
+                    }
+                }
+            }
+        }
+        self.account_for(now());
+        Ok(looked)
+    }
+
+    pub fn markets(&self) -> &Markets {
+        &self.markets
+    }
+
     /// The next plan of each endpoint that rents.
     pub async fn preview(&self) -> Vec<PlanPreview> {
         let mut plans = Vec::new();
@@ -75,9 +112,7 @@ impl Scaler {
         let mut all = Vec::with_capacity(settings.groups.len());
         for group in &settings.groups {
             let found = match self.markets.get(settings.market) {
-                Some(market) => tokio::time::timeout(LISTING_TIMEOUT, market.offers(group))
-                    .await
-                    .unwrap_or_else(|_| Err(MarketError::Unavailable("search timed out".into()))),
+                Some(market) => bounded(market.offers(group)).await,
                 None => Err(MarketError::Refused("the market is not built in".into())),
             };
             let (mut offers, problem) = match found {
@@ -104,11 +139,24 @@ impl Scaler {
         let (kind, worker) = found.ok_or(MarketError::NotFound)?;
         let instance = worker.instance().ok_or(MarketError::NotFound)?;
         let market = self.markets.get(kind).ok_or(MarketError::NotFound)?;
-        let asked = market.logs(&instance, lines.min(LOG_LINES_MAX));
-        tokio::time::timeout(LISTING_TIMEOUT, asked)
-            .await
-            .unwrap_or_else(|_| Err(MarketError::Unavailable("timed out".into())))
+        bounded(market.logs(&instance, lines.min(LOG_LINES_MAX))).await
     }
+}
+
+/// With nobody probing, what a market says is all that is known of a machine.
+fn note(worker: &Worker, instance: &Instance) {
+    worker.set_instance(instance.id.clone());
+    worker.set_price(instance.usd_per_hour);
+    let state = instance.state.as_str();
+    worker.set_market_message(format!("{state} {}", instance.message).trim_end());
+}
+
+async fn bounded<T>(
+    question: impl Future<Output = Result<T, MarketError>>,
+) -> Result<T, MarketError> {
+    tokio::time::timeout(LISTING_TIMEOUT, question)
+        .await
+        .unwrap_or_else(|_| Err(MarketError::Unavailable("timed out".into())))
 }
 
 fn speed_in(snapshot: &FleetSnapshot, within: impl Fn(WorkerPhase) -> bool) -> TokensPerSecond {
