@@ -15,7 +15,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(75);
 pub(super) struct Gateway {
     client: reqwest::Client,
     url: String,
-    token: Option<String>,
 }
 
 /// Why there is no answer.
@@ -27,8 +26,11 @@ pub(super) enum NoAnswer {
     /// One listens and does not speak.
     #[error("the gateway at {0} does not answer: {1}")]
     Silent(String, String),
-    #[error("the gateway at {0} asks for another admin token; set TIDEGATE_ADMIN_TOKEN or --token")]
-    WrongToken(String),
+    /// Something before it guards it: its own reading calls need no token.
+    #[error(
+        "what answers at {0} asks for a password or token, which reading a gateway needs none of"
+    )]
+    Guarded(String),
     #[error("{0}")]
     No(String),
     #[error("what answers at {0} is no gateway of this version: {1}")]
@@ -38,14 +40,14 @@ pub(super) enum NoAnswer {
 impl From<NoAnswer> for Trouble {
     fn from(why: NoAnswer) -> Self {
         match why {
-            NoAnswer::No(_) | NoAnswer::WrongToken(_) => Trouble::No(why.to_string()),
+            NoAnswer::No(_) | NoAnswer::Guarded(_) => Trouble::No(why.to_string()),
             _ => Trouble::Unreachable(why.to_string()),
         }
     }
 }
 
 impl Gateway {
-    pub(super) fn at(url: &str, token: Option<String>) -> Result<Self, Trouble> {
+    pub(super) fn at(url: &str) -> Result<Self, Trouble> {
         provide_tls();
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -57,7 +59,6 @@ impl Gateway {
         Ok(Self {
             client,
             url: url.trim_end_matches('/').to_owned(),
-            token,
         })
     }
 
@@ -68,16 +69,13 @@ impl Gateway {
     }
 
     pub(super) async fn text(&self, path: &str) -> Result<String, NoAnswer> {
-        let mut request = self.client.get(format!("{}{path}", self.url));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
+        let request = self.client.get(format!("{}{path}", self.url));
         let answer = request.send().await.map_err(|error| self.why(&error))?;
         let status = answer.status();
         let text = answer.text().await.map_err(|error| self.why(&error))?;
         match status.as_u16() {
             200 => Ok(text),
-            401 | 403 => Err(NoAnswer::WrongToken(self.url.clone())),
+            401 | 403 => Err(NoAnswer::Guarded(self.url.clone())),
             // Of a path that is known, what is named in it is not.
             404 if !text.starts_with('/') => Err(NoAnswer::No(text.trim_end().to_owned())),
             404 => Err(NoAnswer::NotUnderstood(
@@ -140,7 +138,7 @@ mod tests {
     use super::*;
 
     fn gateway(url: &str) -> Gateway {
-        Gateway::at(url, None).expect("a client")
+        Gateway::at(url).expect("a client")
     }
 
     /// Answers one request with `answer`, then closes.
@@ -173,9 +171,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_token_an_unknown_worker_and_another_program_are_told_apart() {
+    async fn a_guard_before_it_an_unknown_worker_and_another_program_are_told_apart() {
         let error = said("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n").await;
-        assert!(matches!(error, NoAnswer::WrongToken(_)), "{error}");
+        assert!(matches!(error, NoAnswer::Guarded(_)), "{error}");
         let error = said("HTTP/1.1 404 Not Found\r\ncontent-length: 8\r\n\r\nno such\n").await;
         assert!(
             matches!(&error, NoAnswer::No(text) if text == "no such"),

@@ -1,20 +1,25 @@
 //! The command line, one file a command.
 
 mod ask;
+mod asked;
 mod check;
 mod completions;
 mod exit;
+mod ledger;
+mod logs;
+mod offers;
 mod plan;
 mod run;
 mod show;
 mod status;
+mod stop_spending;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::ask::Gateway;
 use self::exit::Trouble;
 use crate::app::Origin;
 use crate::config::{self, Config, Mistakes};
@@ -36,6 +41,16 @@ enum Command {
     Plan(plan::Arguments),
     /// Show workers, demand and what it costs.
     Status(status::Arguments),
+    /// Show what was spent by day, endpoint or host, and what was rented.
+    Ledger(ledger::Arguments),
+    /// Show what could be rented now, the best first, and why.
+    Offers(offers::Arguments),
+    /// Print the last lines that a worker wrote.
+    Logs(logs::Arguments),
+    /// Explain why a worker was rented, what became of it and what it cost; or what was decided.
+    Why(why::Arguments),
+    /// Rent nothing more, end everything rented, and say what is left.
+    StopSpending(stop_spending::Arguments),
     /// Print a script that completes commands in a shell.
     Completions(completions::Arguments),
 }
@@ -47,25 +62,17 @@ struct Source {
     config: Option<PathBuf>,
 }
 
-/// The gateway that is asked, and how its answer is printed.
-#[derive(clap::Args)]
-struct Asked {
-    #[command(flatten)]
-    source: Source,
-    /// The running gateway's admin port. Without it: admin_listen of the configuration.
-    #[arg(long, env = "TIDEGATE_ADMIN", value_name = "URL")]
-    admin: Option<String>,
-    /// Print JSON instead of tables.
-    #[arg(long)]
-    json: bool,
-}
-
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::check(&arguments),
         Command::Plan(arguments) => in_runtime(plan::plan(&arguments)),
         Command::Status(arguments) => in_runtime(status::status(&arguments)),
+        Command::Ledger(arguments) => in_runtime(ledger::ledger(&arguments)),
+        Command::Offers(arguments) => in_runtime(offers::offers(&arguments)),
+        Command::Logs(arguments) => in_runtime(logs::logs(&arguments)),
+        Command::Why(arguments) => in_runtime(why::why(&arguments)),
+        Command::StopSpending(arguments) => in_runtime(stop_spending::stop_spending(&arguments)),
         Command::Completions(arguments) => {
             completions::completions(&arguments);
             ExitCode::SUCCESS
@@ -81,16 +88,6 @@ fn in_runtime(command: impl Future<Output = Result<ExitCode, Trouble>>) -> ExitC
         Ok(runtime) => runtime.block_on(command),
         Err(error) => Err(anyhow::Error::from(error).into()),
     })
-}
-
-impl Asked {
-    fn gateway(&self) -> Result<Gateway, Trouble> {
-        if let Some(url) = &self.admin {
-            return Gateway::at(url, None);
-        }
-        let config = self.source.load()?;
-        Gateway::at(&ask::url_of(config.server.admin_listen), None)
-    }
 }
 
 impl Source {

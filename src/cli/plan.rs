@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::Asked;
+use super::asked::{Asked, open_alone, typed, value};
 use super::exit::{self, Trouble};
-use super::show::{self, Grid};
+use super::{offers, show};
+use crate::admin::ControlPath;
 use crate::domain::{GroupOffers, PlanPreview, PlannedAction, Release, ScalingAction};
 
 /// Offers shown of each group.
@@ -17,8 +18,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn plan(arguments: &Arguments) -> Result<ExitCode, Trouble> {
-    let gateway = arguments.asked.gateway()?;
-    let plans: Vec<PlanPreview> = gateway.json("/plan").await?;
+    let answer = arguments
+        .asked
+        .answer("/plan", async |config| {
+            let alone = open_alone(config)?;
+            alone.look().await?;
+            value(&alone.control_path().preview().await)
+        })
+        .await?;
+    let plans: Vec<PlanPreview> = typed(answer)?;
     if arguments.asked.json {
         show::print_json(&plans);
     } else {
@@ -64,7 +72,7 @@ fn endpoint_text(plan: &PlanPreview) -> String {
     text
 }
 
-fn order(planned: &PlannedAction) -> String {
+pub(super) fn order(planned: &PlannedAction) -> String {
     match &planned.action {
         ScalingAction::Rent { group } => format!("rent one of {group}"),
         ScalingAction::Restart { worker } => format!("start {worker} again"),
@@ -81,45 +89,12 @@ fn order(planned: &PlannedAction) -> String {
 }
 
 fn offers_text(group: &GroupOffers) -> String {
-    if let Some(problem) = &group.problem {
-        return format!("  offers for {}: {problem}\n", group.group);
-    }
-    if group.offers.is_empty() {
-        return format!("  offers for {}: none fits\n", group.group);
-    }
-    let mut grid = Grid::new(&[
-        "OFFER",
-        "GPUS",
-        ">$/H",
-        "KIND",
-        ">RELIABILITY",
-        "LOCATION",
-        "HOST",
-    ]);
-    for offer in group.offers.iter().take(OFFERS_SHOWN) {
-        let hardware = offer.hardware.as_ref();
-        let of =
-            |tell: fn(&crate::domain::Hardware) -> String| hardware.map(tell).unwrap_or_default();
-        grid.row([
-            offer.id.to_string(),
-            of(|hardware| format!("{}x {}", hardware.gpu_count, hardware.gpu_name)),
-            show::price(offer.usd_per_hour),
-            if offer.interruptible {
-                "interruptible"
-            } else {
-                "on demand"
-            }
-            .to_owned(),
-            of(|hardware| format!("{:.1}%", hardware.reliability * 100.0)),
-            of(|hardware| hardware.location.clone()),
-            of(|hardware| format!("{}/{}", hardware.machine.host, hardware.machine.machine)),
-        ]);
-    }
+    let table = offers::table(group, OFFERS_SHOWN);
     let more = match group.offers.len().saturating_sub(OFFERS_SHOWN) {
         0 => String::new(),
         more => format!("    and {more} more: tidegate offers {}\n", group.endpoint),
     };
-    format!("  offers for {}:\n{}{more}", group.group, grid.indented(4))
+    format!("  {}: {table}{more}", group.group)
 }
 
 #[cfg(test)]

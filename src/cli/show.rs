@@ -6,7 +6,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::domain::{TokensPerSecond, Usd, UsdPerHour};
+use crate::domain::{Timestamp, TokensPerSecond, Usd, UsdPerHour};
 
 /// A table without lines; columns whose title begins with `>` are aligned to the right.
 pub(super) struct Grid(Table);
@@ -68,6 +68,14 @@ pub(super) fn seconds(s: f64) -> String {
         return format!("{s:.1}s");
     }
     span(Duration::try_from_secs_f64(s).unwrap_or_default())
+}
+
+/// UTC, to the second: `2026-11-25 16:34:31`.
+pub(super) fn moment(at: Timestamp) -> String {
+    i64::try_from(at.as_millis())
+        .ok()
+        .and_then(chrono::DateTime::from_timestamp_millis)
+        .map_or_else(|| "?".to_owned(), |at| at.format("%F %T").to_string())
 }
 
 pub(super) fn speed(speed: TokensPerSecond) -> String {
@@ -135,5 +143,10 @@ mod tests {
         assert_eq!(dollars(Usd(0.0)), "$0.00");
         assert_eq!(dollars(Usd(0.05)), "$0.0500");
         assert_eq!(dollars(Usd(12.345)), "$12.35");
+    }
+
+    #[test]
+    fn a_moment_is_told_in_utc() {
+        assert_eq!(moment(Timestamp::from_millis(1_000)), "1970-01-01 00:00:01");
     }
 }

@@ -6,16 +6,18 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Asked;
-use super::ask::{Gateway, NoAnswer};
-use super::exit::Trouble;
+use super::asked::{Asked, open_alone, typed, value};
+use super::exit::{self, Trouble};
 use super::show::{self, Grid};
+use crate::config::Config;
 use crate::domain::{
-    EndpointName, MarketKind, Timestamp, TokensPerSecond, UsdPerHour, WaitingView, WorkerPhase,
-    WorkerView,
+    EndpointName, Instance, MarketKind, MoneyView, SpendingRule, Timestamp, TokensPerSecond, Usd,
+    UsdPerHour, WaitingView, WorkerPhase, WorkerView,
 };
 
 const MESSAGE_WIDTH: usize = 60;
+/// Cursor home, screen empty.
+const CLEAR: &str = "\x1b[H\x1b[2J";
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -30,7 +32,13 @@ pub(super) struct Arguments {
 #[derive(Deserialize)]
 struct Fleet {
     taken_at: Timestamp,
+    money: MoneyView,
     endpoints: Vec<Endpoint>,
+    /// Without a gateway: machines of ours that the ledger does not know.
+    #[serde(default)]
+    strays: Vec<Instance>,
+    #[serde(default)]
+    silent: Vec<(MarketKind, String)>,
 }
 
 #[derive(Deserialize)]
@@ -69,35 +77,47 @@ struct Worker {
 }
 
 pub(super) async fn status(arguments: &Arguments) -> Result<ExitCode, Trouble> {
-    let gateway = arguments.asked.gateway()?;
     let Some(every) = arguments.watch else {
-        show::print(&look(&gateway, arguments.asked.json).await?);
-        return Ok(ExitCode::SUCCESS);
+        let (text, code) = look(&arguments.asked).await?;
+        show::print(&text);
+        return Ok(code);
     };
     let every = Duration::try_from_secs_f64(every.clamp(0.2, 3_600.0)).unwrap_or_default();
     loop {
         // A gateway that is away for a moment may come back.
-        let text = match look(&gateway, arguments.asked.json).await {
-            Ok(text) => text,
+        let text = match look(&arguments.asked).await {
+            Ok((text, _)) => text,
             Err(error) => format!("{error}\n"),
         };
-        let clear = if arguments.asked.json {
-            ""
-        } else {
-            "\x1b[H\x1b[2J"
-        };
+        let clear = if arguments.asked.json { "" } else { CLEAR };
         show::print(&format!("{clear}{text}"));
         tokio::time::sleep(every).await;
     }
 }
 
-async fn look(gateway: &Gateway, json: bool) -> Result<String, NoAnswer> {
-    if json {
-        let fleet: Value = gateway.json("/fleet").await?;
-        return Ok(format!("{fleet:#}\n"));
-    }
-    let fleet: Fleet = gateway.json("/fleet").await?;
-    Ok(text_of(&fleet))
+async fn look(asked: &Asked) -> Result<(String, ExitCode), Trouble> {
+    let answer = asked.answer("/fleet", alone).await?;
+    let json = asked.json.then(|| format!("{answer:#}\n"));
+    let fleet: Fleet = typed(answer)?;
+    let code = if fleet.silent.is_empty() {
+        0
+    } else {
+        exit::UNREACHABLE
+    };
+    Ok((
+        json.unwrap_or_else(|| text_of(&fleet)),
+        ExitCode::from(code),
+    ))
+}
+
+/// The same without a gateway, with what nobody looks after added.
+async fn alone(config: &Config) -> Result<Value, Trouble> {
+    let alone = open_alone(config)?;
+    let looked = alone.look().await?;
+    let mut fleet = alone.fleet();
+    fleet["strays"] = value(&looked.strays)?;
+    fleet["silent"] = value(&looked.silent)?;
+    Ok(fleet)
 }
 
 fn text_of(fleet: &Fleet) -> String {
@@ -107,8 +127,66 @@ fn text_of(fleet: &Fleet) -> String {
         text.push_str(&workers(endpoint, fleet.taken_at));
         text.push('\n');
     }
-    let paid: UsdPerHour = fleet.endpoints.iter().map(usd_per_hour).sum();
-    text.push_str(&format!("{}/h in all\n", show::price(paid)));
+    for stray in &fleet.strays {
+        let price = show::price(stray.usd_per_hour);
+        let state = stray.state.as_str();
+        text.push_str(&format!(
+            "not in the ledger: {} ({}, {state}, {price}/h)\n",
+            stray.label, stray.id
+        ));
+    }
+    for (market, why) in &fleet.silent {
+        text.push_str(&format!(
+            "the market {} does not answer: {why}\n",
+            market.as_str()
+        ));
+    }
+    text.push_str(&money(&fleet.money));
+    text
+}
+
+fn money(money: &MoneyView) -> String {
+    let mut text = String::new();
+    if money.stopped {
+        text.push_str("spending is stopped: nothing is rented, everything rented goes (stop-spending --resume ends that)\n");
+    }
+    let total = &money.total;
+    text.push_str(&format!(
+        "{}/h committed; spent {} today, {} this month\n",
+        show::price(total.committed),
+        show::dollars(total.today),
+        show::dollars(total.this_month),
+    ));
+    for limit in &money.limits {
+        let (usd, reached) = (
+            |usd| show::dollars(Usd(usd)),
+            if limit.reached { ", reached" } else { "" },
+        );
+        let what = match limit.rule {
+            SpendingRule::Credit => {
+                format!("credit {}, at least {}", usd(limit.used), usd(limit.limit))
+            }
+            rule => format!(
+                "{} {} of {}",
+                rule.as_str(),
+                usd(limit.used),
+                usd(limit.limit)
+            ),
+        };
+        text.push_str(&format!(
+            "limit of {}: {what}{reached}\n",
+            limit.scope.as_str()
+        ));
+    }
+    for market in &money.markets {
+        let name = market.market.as_str();
+        if let Some(credit) = market.credit {
+            text.push_str(&format!("{} left at {name}\n", show::dollars(credit)));
+        }
+        for why in &market.renting_paused {
+            text.push_str(&format!("nothing is rented at {name} now: {why}\n"));
+        }
+    }
     text
 }
 
@@ -221,7 +299,12 @@ mod tests {
     use super::*;
 
     fn fleet(workers: Value) -> Fleet {
-        serde_json::from_value(json!({"taken_at": 70_000, "endpoints": [{
+        let money = json!({"stopped": false, "releasing": [], "endpoints": [],
+            "total": {"committed": 0.25, "today": 1.5, "this_month": 20.0, "usd_per_million_tokens": null},
+            "limits": [{"scope": "installation", "rule": "day", "used": 1.5, "limit": 5.0, "reached": false}],
+            "markets": [{"market": "vast", "renting_paused": ["a listing was cut short"], "listed_at": null,
+                         "credit": 12.0}]});
+        serde_json::from_value(json!({"taken_at": 70_000, "money": money, "endpoints": [{
             "endpoint": "chat", "market": "vast", "removed": false,
             "plan": {"predicted_load": 120.0, "wanted": 133.3},
             "waiting": {"requests": 2, "bytes": 10, "cost": 60.0, "oldest_since": 60_000,
@@ -256,7 +339,19 @@ mod tests {
             text.contains("2 wait, the oldest since 10s, 12s more expected"),
             "{text}"
         );
-        assert!(text.ends_with("$0.2500/h in all\n"), "{text}");
+    }
+
+    #[test]
+    fn money_is_shown_with_its_limits_and_with_what_keeps_from_renting() {
+        let text = text_of(&fleet(json!([])));
+        for part in [
+            "$0.2500/h committed; spent $1.50 today, $20.00 this month",
+            "limit of (all): day $1.50 of $5.00",
+            "$12.00 left at vast",
+            "nothing is rented at vast now: a listing was cut short",
+        ] {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
     }
 
     #[test]
@@ -282,6 +377,6 @@ mod tests {
         );
         let text = text_of(&fleet(json!([worker("w2", "stopped", json!({})), ejected])));
         assert!(text.contains("ready, ejected"), "{text}");
-        assert!(text.ends_with("$0.2500/h in all\n"), "{text}");
+        assert!(text.contains("; $0.2500/h\n"), "{text}");
     }
 }

@@ -57,6 +57,35 @@ pub fn load_files(files: &Files, env: Env) -> Result<Config, Mistakes> {
     read_all(files, env).map(|(config, _)| config)
 }
 
+/// Only what concerns the server, whatever is wrong with endpoints.
+pub fn load_server(files: &Files, env: Env) -> Result<ServerConfig, Mistakes> {
+    let mistakes = RefCell::new(Vec::new());
+    let unreadable = files.unreadable.iter();
+    let unreadable = unreadable.filter(|mistake| mistake.file == files.server.name);
+    mistakes.borrow_mut().extend(unreadable.cloned());
+    let warnings = RefCell::default();
+    let server = read_file(&files.server, env, (&mistakes, &warnings), server::read);
+    let mistakes = mistakes.into_inner();
+    match server {
+        Some(file) if mistakes.is_empty() => Ok(file.config),
+        _ => Err(Mistakes(mistakes)),
+    }
+}
+
+/// Every setting of the server at its default.
+pub fn default_server(env: Env) -> Result<ServerConfig, Mistakes> {
+    let server = SourceFile {
+        name: SERVER_FILE.into(),
+        text: String::new(),
+    };
+    let files = Files {
+        server,
+        endpoints: Vec::new(),
+        unreadable: Vec::new(),
+    };
+    load_server(&files, env)
+}
+
 /// The configuration that is built in: one endpoint with the real small model.
 pub fn load_embedded(env: Env) -> Result<Config, Mistakes> {
     read_all(&files::embedded(), env).map(|(config, _)| config)

@@ -29,8 +29,12 @@ use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
 pub use accrual::{Accrued, Observation, accrue};
 pub use charges::Correction;
 pub use demand::{DEMAND_STEP, DemandStep};
+pub use open::installation_of;
 pub use report::{RentalStory, SpendReport};
 pub use spend::{Booking, Sighting, SpendBy, SpendRow};
+
+/// A file of this name in the state directory is the operator's word that nothing may be rented and everything goes.
+pub const STOP_MARK: &str = "stop-spending";
 
 /// One gateway at a time: the lock is held until the ledger is released, dropped or the process ends.
 pub struct Ledger {
@@ -116,7 +120,7 @@ impl Ledger {
 
     /// While this file is there, nothing may be rented and everything goes; the command line makes it.
     pub fn stop_mark(&self) -> PathBuf {
-        self.state_dir.join("stop-spending")
+        self.state_dir.join(STOP_MARK)
     }
 
     pub fn installation(&self) -> InstallationId {

@@ -5,9 +5,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::LedgerError;
+use crate::domain::InstallationId;
 
 /// A reader from outside (a backup, a shell) holds a write up no longer than this.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
@@ -46,6 +47,18 @@ pub(super) fn connect(path: &Path) -> Result<Connection, LedgerError> {
         return Err(damaged(path, health));
     }
     Ok(connection)
+}
+
+/// Whose ledger lies in `state_dir`, read beside a process that holds it.
+pub fn installation_of(state_dir: &Path) -> Result<InstallationId, LedgerError> {
+    let path = state_dir.join("ledger.sqlite");
+    let id: String = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .and_then(|connection| {
+            connection.busy_timeout(BUSY_WAIT)?;
+            connection.query_row("SELECT id FROM installation", [], |row| row.get(0))
+        })
+        .map_err(|error| explain(&path, error))?;
+    Ok(InstallationId::new(id))
 }
 
 /// Tells damage, which stays, from trouble, which may pass.

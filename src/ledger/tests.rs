@@ -98,6 +98,15 @@ fn a_second_gateway_on_one_directory_is_refused_and_told_why() {
 }
 
 #[test]
+fn whose_a_held_ledger_is_can_be_read_beside_its_holder() {
+    let dir = state_dir();
+    let held = open(&dir);
+    let read = installation_of(dir.path()).expect("read");
+    assert_eq!(read, held.installation());
+    assert!(installation_of(state_dir().path()).is_err());
+}
+
+#[test]
 fn a_rental_goes_from_intended_through_rented_to_ended() {
     let dir = state_dir();
     let ledger = open(&dir);

@@ -1,0 +1,400 @@
+//! `tidegate stop-spending`: the mark first, so that nothing is rented whoever runs; then the running gateway is
+//! followed, or without one, or with one that does not answer, the machines are ended from here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Source;
+use super::ask::{self, Gateway};
+use super::exit::{self, Trouble};
+use super::show;
+use crate::app::{Account, Alone, NotAlone};
+use crate::config::{self, Config, ServerConfig};
+use crate::domain::{Endpoint, Instance, MoneyView};
+use crate::ledger::{self, LedgerError};
+
+/// A gateway that runs sees the mark at its next tick.
+const SEEN_WITHIN: Duration = Duration::from_secs(15);
+/// Nobody answers for so long: the gateway is broken.
+const BROKEN_AFTER: Duration = Duration::from_secs(15);
+/// One question to a gateway that may be broken.
+const QUESTION: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Listings in a row that show nothing of ours.
+const EMPTY_LISTINGS: u32 = 2;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    source: Source,
+    /// The running gateway's admin port. Without it: admin_listen of the configuration.
+    #[arg(long, env = "TIDEGATE_ADMIN", value_name = "URL")]
+    admin: Option<String>,
+    /// The state directory, where the configuration cannot be read or says another one.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Allow spending again.
+    #[arg(long)]
+    resume: bool,
+    /// Wait until nothing is left, at most so many seconds. Without it a running gateway only has to have begun; with none
+    /// running, it takes what it takes.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1800")]
+    wait: Option<u64>,
+    /// Print JSON at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+/// As much of the configuration as could be read.
+struct Known {
+    server: ServerConfig,
+    /// `None`: with mistakes.
+    config: Option<Config>,
+}
+
+pub(super) async fn stop_spending(arguments: &Arguments) -> Result<ExitCode, Trouble> {
+    let known = known(arguments)?;
+    let mark = known.server.state_dir.join(ledger::STOP_MARK);
+    if arguments.resume {
+        return resume(&mark, arguments.json);
+    }
+    write_mark(&mark)?;
+    eprintln!("{} is written: nothing is rented any more", mark.display());
+    let left = end_everything(arguments, &known).await?;
+    if arguments.json {
+        show::print_json(&json!({"mark": mark, "left": left}));
+    } else {
+        show::print(&text_of(&left));
+    }
+    Ok(ExitCode::from(if left.is_empty() {
+        0
+    } else {
+        exit::NEGATIVE
+    }))
+}
+
+/// Mistakes in endpoints, or even in the server's file, must not keep anybody from ending what costs.
+fn known(arguments: &Arguments) -> Result<Known, Trouble> {
+    let env = |name: &str| std::env::var(name).ok();
+    let config = arguments.source.load();
+    let mut server = match (&config, arguments.source.directory()) {
+        (Ok(config), _) => config.server.clone(),
+        (Err(mistakes), Some(dir)) => {
+            eprintln!("{mistakes}\ngoing on with what can be read");
+            let files = config::read_files(&dir);
+            let read = config::load_server(&files, &env);
+            match (read, &arguments.state_dir) {
+                (Ok(server), _) => server,
+                (Err(_), Some(_)) => config::default_server(&env)?,
+                (Err(mistakes), None) => {
+                    let hint =
+                        "--state-dir says where the ledger is, if these cannot be mended now";
+                    return Err(Trouble::No(format!("{mistakes}\n{hint}")));
+                }
+            }
+        }
+        (Err(mistakes), None) => return Err(Trouble::No(mistakes.to_string())),
+    };
+    if let Some(dir) = &arguments.state_dir {
+        server.state_dir = dir.clone();
+    }
+    let mut config = config.ok();
+    if let Some(config) = &mut config {
+        config.server = server.clone();
+    }
+    Ok(Known { server, config })
+}
+
+fn resume(mark: &Path, json: bool) -> Result<ExitCode, Trouble> {
+    match fs::remove_file(mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(cannot(mark, &error)),
+        removed => {
+            let was = if removed.is_ok() {
+                "spending goes on"
+            } else {
+                "spending was not stopped"
+            };
+            if json {
+                show::print_json(&json!({"resumed": removed.is_ok()}));
+            } else {
+                show::print(&format!("{was}\n"));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn write_mark(mark: &Path) -> Result<(), Trouble> {
+    let dir = mark.parent().unwrap_or(Path::new("."));
+    let written = fs::create_dir_all(dir).and_then(|()| {
+        let file = fs::File::create(mark)?;
+        file.sync_all()
+    });
+    written.map_err(|error| cannot(mark, &error))
+}
+
+fn cannot(mark: &Path, error: &io::Error) -> Trouble {
+    Trouble::No(format!("{}: {error}", mark.display()))
+}
+
+/// Whoever holds the ledger ends it all; a holder that does not answer is worked around.
+async fn end_everything(arguments: &Arguments, known: &Known) -> Result<Vec<String>, Trouble> {
+    let patience = Duration::from_secs(arguments.wait.unwrap_or(1_800));
+    let opened = match &known.config {
+        Some(config) => Alone::open(config),
+        None => Alone::without_endpoints(&known.server),
+    };
+    let why = match opened {
+        Ok(alone) => return end_alone(&alone, patience).await,
+        Err(NotAlone::Other(error)) => return Err(error.into()),
+        Err(NotAlone::Ledger(why)) => why,
+    };
+    if matches!(why, LedgerError::Locked(_)) {
+        match follow(arguments, known).await {
+            Ok(left) => return Ok(left),
+            Err(silent) => eprintln!("{silent}"),
+        }
+    }
+    eprintln!("{why}; ending the machines of the account from here");
+    end_from_outside(known, patience).await
+}
+
+/// `/fleet`, as far as this is about it.
+#[derive(Deserialize)]
+struct Fleet {
+    money: MoneyView,
+    endpoints: Vec<FleetEndpoint>,
+}
+
+#[derive(Deserialize)]
+struct FleetEndpoint {
+    market: crate::domain::MarketKind,
+    workers: Vec<FleetWorker>,
+}
+
+#[derive(Deserialize)]
+struct FleetWorker {
+    id: String,
+    phase: crate::domain::WorkerPhase,
+}
+
+impl Fleet {
+    fn left(&self) -> Vec<String> {
+        let rented =
+            |endpoint: &&FleetEndpoint| endpoint.market != crate::domain::MarketKind::Fixed;
+        let workers = self.endpoints.iter().filter(rented);
+        workers
+            .flat_map(|endpoint| &endpoint.workers)
+            .map(|worker| format!("{} ({})", worker.id, worker.phase.as_str()))
+            .collect()
+    }
+}
+
+/// What is left when the gateway has ended all, has begun and need not be waited for, or the wait is over. An error is
+/// a gateway that does not answer, or uses another state directory.
+async fn follow(arguments: &Arguments, known: &Known) -> Result<Vec<String>, String> {
+    let url = arguments
+        .admin
+        .clone()
+        .unwrap_or_else(|| ask::url_of(known.server.admin_listen));
+    let gateway = Gateway::at(&url).map_err(|error| error.to_string())?;
+    let deadline = Instant::now() + Duration::from_secs(arguments.wait.unwrap_or(0));
+    let seen_by = Instant::now() + SEEN_WITHIN;
+    let mut heard = Instant::now();
+    let mut told = Vec::new();
+    loop {
+        let asked = timeout(QUESTION, gateway.json::<Fleet>("/fleet")).await;
+        let why = match asked {
+            Ok(Ok(fleet)) => {
+                heard = Instant::now();
+                let left = fleet.left();
+                let seen = fleet.money.stopped;
+                if seen && (left.is_empty() || Instant::now() >= deadline) {
+                    return Ok(left);
+                }
+                if !seen && Instant::now() >= seen_by {
+                    let dir = known.server.state_dir.display();
+                    return Err(format!(
+                        "the gateway at {url} does not see the mark: is {dir} its state directory?"
+                    ));
+                }
+                tell(&mut told, &left);
+                String::new()
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!(
+                "the gateway at {url} does not answer within {} s",
+                QUESTION.as_secs()
+            ),
+        };
+        if heard.elapsed() >= BROKEN_AFTER {
+            return Err(why);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The scaler's own way, with the ledger kept: it sees the mark, and ends what it knows and what it does not.
+async fn end_alone(alone: &Alone, patience: Duration) -> Result<Vec<String>, Trouble> {
+    tokio::select! {
+        () = alone.scale() => Err(Trouble::No("the scaler ended by itself".into())),
+        left = until_empty(patience, async || alone.machines().await) => {
+            let left = left?;
+            if left.is_empty() {
+                close_open_rentals(alone)?;
+            }
+            Ok(left)
+        }
+    }
+}
+
+/// No market lists anything of ours: what the ledger still holds open has ended.
+fn close_open_rentals(alone: &Alone) -> Result<(), Trouble> {
+    for rental in alone.ledger.open_rentals()? {
+        alone.ledger.ended(
+            &rental.worker,
+            "spending was stopped",
+            crate::telemetry::now(),
+        )?;
+    }
+    Ok(())
+}
+
+async fn end_from_outside(known: &Known, patience: Duration) -> Result<Vec<String>, Trouble> {
+    let installation = ledger::installation_of(&known.server.state_dir)?;
+    let endpoints: &[Endpoint] = known
+        .config
+        .as_ref()
+        .map_or(&[], |config| &config.endpoints);
+    let account = Account::new(&known.server, endpoints, installation)?;
+    let left = until_empty(patience, async || account.end_all().await).await?;
+    eprintln!("the ledger was not written: the next gateway does that from the market's bill");
+    Ok(left)
+}
+
+/// Looks until several looks in a row find nothing, or patience ends: what is left then.
+async fn until_empty(
+    patience: Duration,
+    look: impl AsyncFn() -> Result<Vec<Instance>, String>,
+) -> Result<Vec<String>, Trouble> {
+    let deadline = Instant::now() + patience;
+    let (mut empty, mut told) = (0, Vec::new());
+    loop {
+        match look().await {
+            Ok(machines) => {
+                let left: Vec<String> = machines.iter().map(name).collect();
+                empty = if left.is_empty() { empty + 1 } else { 0 };
+                if empty >= EMPTY_LISTINGS || Instant::now() >= deadline {
+                    return Ok(left);
+                }
+                tell(&mut told, &left);
+            }
+            // A market that is away for a moment says nothing of what is left.
+            Err(why) if Instant::now() >= deadline => return Err(Trouble::Unreachable(why)),
+            Err(why) => tell(&mut told, &[why]),
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn name(instance: &Instance) -> String {
+    format!(
+        "{} ({}, {})",
+        instance.label.worker,
+        instance.id,
+        instance.state.as_str()
+    )
+}
+
+/// Progress, where it is news.
+fn tell(told: &mut Vec<String>, left: &[String]) {
+    let same = told.iter().collect::<BTreeSet<_>>() == left.iter().collect::<BTreeSet<_>>();
+    if !same && !left.is_empty() {
+        eprintln!("left: {}", left.join(", "));
+    }
+    *told = left.to_vec();
+}
+
+fn text_of(left: &[String]) -> String {
+    if left.is_empty() {
+        return "nothing is left; `tidegate stop-spending --resume` allows spending again\n".into();
+    }
+    let lines: Vec<String> = left
+        .iter()
+        .map(|machine| format!("  {machine}\n"))
+        .collect();
+    format!("{} left, on the way out:\n{}", left.len(), lines.concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::domain::{
+        EndpointName, InstallationId, InstanceId, InstanceState, RentalLabel, UsdPerHour, WorkerId,
+    };
+
+    fn machine() -> Instance {
+        let label = RentalLabel {
+            installation: InstallationId::new("i"),
+            endpoint: EndpointName::new("chat"),
+            worker: WorkerId::new("w1"),
+        };
+        let id = InstanceId::new("77");
+        Instance::plain(id, label, InstanceState::Running, None, UsdPerHour(0.4))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_empty_listing_is_not_believed() {
+        let looks = Cell::new(0);
+        let look = async || {
+            looks.set(looks.get() + 1);
+            // Gone, there again, gone for good.
+            Ok(match looks.get() {
+                1 | 3 => vec![machine()],
+                _ => Vec::new(),
+            })
+        };
+        let left = until_empty(Duration::from_secs(60), look)
+            .await
+            .expect("an answer");
+        assert!(left.is_empty());
+        assert_eq!(looks.get(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_go_in_time_is_named_and_a_market_that_is_silent_is_not_taken_for_empty()
+    {
+        let stays = async || Ok(vec![machine()]);
+        let left = until_empty(Duration::from_secs(5), stays)
+            .await
+            .expect("an answer");
+        assert_eq!(left, ["w1 (77, running)"]);
+        let silent = async || Err("away".to_owned());
+        let trouble = until_empty(Duration::from_secs(5), silent).await;
+        assert!(matches!(trouble, Err(Trouble::Unreachable(_))));
+    }
+
+    #[test]
+    fn a_mark_can_be_set_twice_and_taken_away_twice() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mark = dir.path().join("state").join("stop-spending");
+        for _ in 0..2 {
+            write_mark(&mark).expect("written");
+        }
+        assert!(mark.is_file());
+        for _ in 0..2 {
+            resume(&mark, true).expect("away");
+        }
+        assert!(!mark.exists());
+    }
+}

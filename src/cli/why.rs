@@ -1,0 +1,181 @@
+//! `tidegate why`
+
+use std::process::ExitCode;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::asked::{Asked, decisions_path, open_ledger, typed, value};
+use super::exit::Trouble;
+use super::{ledger, plan, show};
+use crate::admin;
+use crate::domain::Usd;
+use crate::ledger::RentalStory;
+use crate::policy::scaling::DecisionRecord;
+use crate::telemetry::find_decisions;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// A worker, running or long gone; an endpoint, for its last decision; or a decision by its time, in milliseconds since
+    /// 1970, as `why WORKER` and /decisions name it.
+    #[arg(value_name = "WORKER|ENDPOINT|DECISION")]
+    subject: String,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Deserialize)]
+struct Explanation {
+    worker: Option<RentalStory>,
+    decisions: Vec<DecisionRecord>,
+}
+
+pub(super) async fn why(arguments: &Arguments) -> Result<ExitCode, Trouble> {
+    let subject = &arguments.subject;
+    let answer = arguments
+        .asked
+        .answer(&format!("/why/{subject}"), async |config| {
+            let ledger = open_ledger(config)?;
+            let path = decisions_path(config);
+            let found = admin::explain(&ledger, subject, |at| find_decisions(&path, at))?;
+            let found = found
+                .ok_or_else(|| Trouble::No(format!("{subject} is no rental and no decision")))?;
+            value(&found)
+        })
+        .await?;
+    if arguments.asked.json {
+        show::print_json(&answer);
+        return Ok(ExitCode::SUCCESS);
+    }
+    show::print(&text_of(subject, &typed(answer)?));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text_of(subject: &str, explanation: &Explanation) -> String {
+    let mut text = String::new();
+    if let Some(story) = &explanation.worker {
+        text.push_str(&story_text(story));
+    }
+    for decision in &explanation.decisions {
+        text.push_str(&decision_text(decision));
+    }
+    if text.is_empty() {
+        return format!("nothing was decided for {subject} since the gateway started\n");
+    }
+    text
+}
+
+fn story_text(story: &RentalStory) -> String {
+    let rental = &story.rental;
+    let mut text = format!(
+        "{}: {}, endpoint {}, group {}, {}/h\n",
+        rental.worker,
+        ledger::state(rental.state),
+        rental.endpoint,
+        rental.group,
+        show::price(rental.usd_per_hour),
+    );
+    if let Some(spent) = &story.spent {
+        let usd = |usd| show::dollars(Usd(usd));
+        text.push_str(&format!(
+            "  cost {}: serving {}, idle {}, cold start {}, storage {}, traffic {}\n",
+            usd(spent.total),
+            usd(spent.serving),
+            usd(spent.idle),
+            usd(spent.cold_start),
+            usd(spent.storage),
+            usd(spent.traffic),
+        ));
+    }
+    if let Some(choice) = &story.choice {
+        text.push_str(&choice_text(choice));
+    }
+    text.push_str("  history\n");
+    for event in &story.history {
+        let reason = match event.reason.as_str() {
+            "" => String::new(),
+            reason => format!(": {reason}"),
+        };
+        text.push_str(&format!(
+            "    {}  {}{reason}\n",
+            show::moment(event.at),
+            event.state
+        ));
+    }
+    text
+}
+
+fn choice_text(choice: &Value) -> String {
+    let rule = choice.get("rule").and_then(Value::as_str).unwrap_or("?");
+    format!("  chosen by {rule}\n")
+}
+
+fn decision_text(decision: &DecisionRecord) -> String {
+    let snapshot = &decision.inputs.snapshot;
+    let ready = snapshot
+        .workers
+        .iter()
+        .filter(|worker| worker.phase.is_ready())
+        .count();
+    let mut text = format!(
+        "decision {} of {} for {}\n  {} tokens/s wanted for a load of {}; {} of {} workers ready, {} requests waited\n",
+        decision.at.as_millis(),
+        show::moment(decision.at),
+        snapshot.endpoint,
+        show::speed(decision.plan.wanted),
+        show::speed(decision.plan.predicted_load),
+        ready,
+        snapshot.workers.len(),
+        snapshot.waiting.requests,
+    );
+    for planned in &decision.plan.actions {
+        text.push_str(&format!("  {}: {}\n", plan::order(planned), planned.reason));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn story() -> RentalStory {
+        serde_json::from_value(json!({
+            "rental": {"worker": "small-a-0", "endpoint": "chat", "group": "small", "state": "ended", "instance": "1",
+                       "usd_per_hour": 0.4, "intended_at": 5, "ended_at": 9_000, "reason": "idle"},
+            "history": [{"at": 5, "worker": "small-a-0", "state": "intended", "reason": "2 requests wait"},
+                        {"at": 9_000, "worker": "small-a-0", "state": "ended", "reason": "idle"}],
+            "spent": {"key": "small-a-0", "rentals": 1, "total": 0.5, "gpu": 0.5, "storage": 0.0, "traffic": 0.0,
+                      "serving": 0.3, "idle": 0.1, "cold_start": 0.1, "corrections": 0.0},
+            "choice": null,
+        }))
+        .expect("a story")
+    }
+
+    #[test]
+    fn a_workers_story_is_told_from_its_reason_to_its_end_with_what_it_cost() {
+        let explanation = Explanation {
+            worker: Some(story()),
+            decisions: Vec::new(),
+        };
+        let text = text_of("small-a-0", &explanation);
+        for part in [
+            "small-a-0: ended, endpoint chat",
+            "cost $0.5000: serving $0.3000",
+            "1970-01-01 00:00:00  intended: 2 requests wait",
+            "1970-01-01 00:00:09  ended: idle",
+        ] {
+            assert!(text.contains(part), "no {part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_for_which_nothing_was_decided_says_so() {
+        let explanation = Explanation {
+            worker: None,
+            decisions: Vec::new(),
+        };
+        assert!(text_of("chat", &explanation).contains("nothing was decided for chat"));
+    }
+}
