@@ -22,4 +22,5 @@ mod soak;
 mod streaming;
 mod support;
 mod upgrade;
+mod vast;
 mod waiting;

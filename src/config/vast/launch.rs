@@ -93,6 +93,11 @@ pub(super) fn parse(g: &Section, located: &Located) -> Option<Given> {
     Some(parser.given)
 }
 
+/// A word out of place may be a variable with a secret value.
+fn without_value(word: &str) -> &str {
+    word.split_once('=').map_or(word, |(name, _)| name)
+}
+
 enum Flag {
     Named(&'static str),
     Ambiguous,
@@ -148,7 +153,10 @@ impl Parser<'_, '_, '_> {
             (format!("unknown flag {name}"), expected)
         } else {
             let expected = "flags only: the offer is found by search_params".to_owned();
-            (format!("{name:?} belongs to no flag"), expected)
+            (
+                format!("{:?} belongs to no flag", without_value(name)),
+                expected,
+            )
         };
         self.mistake(place, what, &expected);
     }

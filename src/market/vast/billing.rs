@@ -132,6 +132,8 @@ fn kind_of(item: &Value) -> Option<ItemKind> {
         "internet",
         "inet",
         "traffic",
+        "bwd",
+        "bwu",
     ]) {
         Some(ItemKind::Traffic)
     } else {

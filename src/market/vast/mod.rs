@@ -116,8 +116,7 @@ impl VastMarket {
     fn account_of(&self, launch: &VastLaunch) -> Result<Account, MarketError> {
         let settings = self.settings.load();
         let key = launch.account_key.as_ref().or(settings.api_key.as_ref());
-        key.map(|key| self.accounts.of(key))
-            .ok_or_else(|| MarketError::Refused("there is no key of Vast".into()))
+        key.map(|key| self.accounts.of(key)).ok_or_else(no_key)
     }
 
     async fn search(
@@ -216,7 +215,7 @@ impl VastMarket {
         path: &str,
         body: &Value,
     ) -> Result<(), MarketError> {
-        let mut result = Err(MarketError::NotFound);
+        let mut result = Err(no_key());
         for account in self.accounts.that_may_have(id) {
             let mut call = Call::new(kind, method.clone(), path);
             call.body = Some(body);
@@ -235,6 +234,10 @@ impl VastMarket {
         self.change(id, (Kind::Change, Method::PUT), &path, &body)
             .await
     }
+}
+
+fn no_key() -> MarketError {
+    MarketError::Refused("there is no key of Vast".into())
 }
 
 /// Ids are numbers; nothing else becomes part of a path.
@@ -324,7 +327,7 @@ impl Market for VastMarket {
     async fn instances(&self) -> Result<Vec<Instance>, MarketError> {
         let accounts = self.accounts.all();
         if accounts.is_empty() {
-            return Err(MarketError::Refused("there is no key of Vast".into()));
+            return Err(no_key());
         }
         let mut ours: BTreeMap<InstanceId, Instance> = BTreeMap::new();
         for account in accounts {
@@ -377,7 +380,7 @@ impl Market for VastMarket {
 
     async fn logs(&self, id: &InstanceId, lines: u32) -> Result<String, MarketError> {
         number_of(id.as_str())?;
-        let mut result = Err(MarketError::NotFound);
+        let mut result = Err(no_key());
         for account in self.accounts.that_may_have(id) {
             let logs = logs::logs(&self.transport, &account, self.scale(), id, lines);
             result = logs.await.map_err(Failure::of_changing);

@@ -183,6 +183,33 @@ async fn machines_of_a_group_with_an_own_key_are_listed_and_ended_with_it() {
     assert!(last.head.contains("bearer second-key"), "{}", last.head);
 }
 
+#[tokio::test]
+async fn a_key_that_is_refused_and_no_longer_named_is_dropped_and_ends_nothing_in_silence() {
+    let vast = StandIn::start(|asked, _| {
+        if asked.head.contains("bearer old-key") {
+            return Reply::Json(401, json!({"success": false, "error": "auth_error"}));
+        }
+        page(vec![], 0, None)
+    })
+    .await;
+    let mut settings = settings();
+    settings.group_keys = vec![Secret::new("old-key")];
+    let market = market_at(&vast.url, settings.clone());
+    assert!(
+        market.instances().await.is_err(),
+        "a key that is named counts"
+    );
+    let id = InstanceId::new("2");
+    let old = market.accounts.of(&Secret::new("old-key"));
+    market.accounts.has(&old, &id);
+    settings.group_keys.clear();
+    market.replace(settings);
+    // Its machines cannot be seen any more; an end of theirs cannot be claimed.
+    market.accounts.drop_key(&old);
+    assert!(market.destroy(&id).await.is_err());
+    assert_eq!(market.instances().await.expect("a listing").len(), 0);
+}
+
 #[test]
 fn states_are_those_of_the_documentation() {
     use InstanceState::*;
