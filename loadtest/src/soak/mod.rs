@@ -7,6 +7,7 @@ pub mod change;
 pub mod leavers;
 pub mod noisy;
 pub mod real;
+pub mod renting;
 mod report;
 pub mod seam;
 mod stage;
@@ -41,6 +42,8 @@ enum Part {
     Streams(streams::StreamsOptions),
     Change(change::ChangeOptions),
     Noisy(noisy::NoisyOptions),
+    Leaks(renting::leaks::LeaksOptions),
+    Story(renting::story::StoryOptions),
 }
 
 impl Part {
@@ -53,6 +56,8 @@ impl Part {
             Part::Streams(Default::default()),
             Part::Change(Default::default()),
             Part::Noisy(Default::default()),
+            Part::Story(Default::default()),
+            Part::Leaks(Default::default()),
         ]
     }
 
@@ -64,6 +69,8 @@ impl Part {
             Part::Streams(options) => Ok(streams::run(&options).await?.section()),
             Part::Change(options) => Ok(change::run(&options).await?.section()),
             Part::Noisy(options) => Ok(noisy::run(&options).await?.section()),
+            Part::Story(options) => Ok(renting::story::run(&options).await?.section()),
+            Part::Leaks(options) => Ok(renting::leaks::run(&options).await?.section()),
         }
     }
 }

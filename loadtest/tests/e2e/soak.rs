@@ -4,6 +4,8 @@ use loadtest::soak::change::{self, ChangeOptions};
 use loadtest::soak::leavers::{self, LeaversOptions};
 use loadtest::soak::noisy::{self, NoisyOptions};
 use loadtest::soak::real::{self, RealOptions};
+use loadtest::soak::renting::leaks::{self, LeaksOptions};
+use loadtest::soak::renting::story::{self, StoryOptions};
 use loadtest::soak::seam::{self, SeamOptions};
 use loadtest::soak::streams::{self, StreamsOptions};
 
@@ -92,4 +94,35 @@ async fn a_noisy_key_costs_another_none_of_its_answers() {
     assert_eq!(findings.quiet_refused(), 0, "{section}");
     assert_eq!(findings.failed(), [] as [String; 0], "{section}");
     assert!(findings.loud_refused() > 0, "{section}");
+}
+
+/// The fake Vast with every fault, and a gateway that is killed at random moments.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_rented_is_lost_or_paid_for_unknown() {
+    let options = LeaksOptions {
+        runs: 20,
+        at_once: 2,
+        seconds: 3.0,
+        ..LeaksOptions::default()
+    };
+    let findings = leaks::run(&options).await.expect("the stage stands");
+    let section = findings.section();
+    assert!(section.complaints.is_empty(), "{section}");
+    assert!(findings.rented() > 10, "{section}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_on_vast_answers_follows_its_load_and_owes_what_the_ledger_says() {
+    let options = StoryOptions {
+        trace: concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/scenarios/azure2023_conv_cut.csv"
+        )
+        .into(),
+        phase_seconds: 5.0,
+        ..StoryOptions::default()
+    };
+    let findings = story::run(&options).await.expect("the stage stands");
+    let section = findings.section();
+    assert!(section.complaints.is_empty(), "{section}");
 }
