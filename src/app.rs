@@ -9,6 +9,8 @@ mod handover;
 mod listen;
 mod markets;
 mod reload;
+#[cfg(test)]
+mod renting;
 mod signals;
 mod upgrade;
 mod vast;

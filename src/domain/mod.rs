@@ -56,7 +56,7 @@ pub use routing::{
     RoutingSettings,
 };
 pub use snapshot::{DemandView, FleetSnapshot, WaitingView, WorkerView};
-pub use time::Timestamp;
+pub use time::{Timestamp, optional_seconds, seconds};
 pub use units::{Tokens, TokensPerSecond, Usd, UsdPerHour};
 pub use vast::{
     LaunchOptions, NoPreamble, OfferSearch, PREAMBLE_BYTES_MAX, RunType, SCRIPT_BYTES_MAX,

@@ -23,7 +23,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{InstallationId, InstanceId, Rental, Timestamp, UsdPerHour, WorkerId};
+use crate::domain::{
+    InstallationId, InstanceId, Rental, RentalLabel, Timestamp, UsdPerHour, WorkerId,
+};
 use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
 
 pub use accrual::{Accrued, Observation, accrue};
@@ -169,6 +171,34 @@ impl Ledger {
         known
             .then_some(())
             .ok_or_else(|| LedgerError::Unknown(worker.clone()))
+    }
+
+    /// A machine with our label that nobody needs, before it is destroyed. One that no rental was intended for has a line
+    /// from now on, an ended one.
+    pub fn found(
+        &self,
+        label: &RentalLabel,
+        instance: &InstanceId,
+        price: UsdPerHour,
+        now: Timestamp,
+    ) -> Result<(), LedgerError> {
+        let at = millis(now);
+        self.write(|tx| {
+            tx.execute(
+                "INSERT INTO rentals (worker, endpoint, worker_group, state, instance, usd_per_hour, intended_at,
+                                      ended_at, reason)
+                 VALUES (?1, ?2, '', 'ended', ?3, ?4, ?5, ?5, 'found, and nobody knew it')
+                 ON CONFLICT (worker) DO UPDATE SET instance = coalesce(instance, excluded.instance), settled = 0",
+                params![
+                    label.worker.as_str(),
+                    label.endpoint.as_str(),
+                    instance.as_str(),
+                    price.0,
+                    at,
+                ],
+            )?;
+            append_event(tx, &label.worker, "found", instance.as_str(), at)
+        })
     }
 
     /// The first end counts; ending what has ended or was never here changes nothing.

@@ -1,5 +1,7 @@
 //! Every dollar: what accrued by rental, day, kind and use; what a market's bill corrected; and sums of both.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +96,22 @@ impl Ledger {
                 })?
                 .collect()
         })
+    }
+
+    /// Where each open rental is, as far as something was written of it.
+    pub fn markets(&self) -> Result<BTreeMap<WorkerId, MarketKind>, LedgerError> {
+        let written: Vec<(String, String)> = self.read(|connection| {
+            connection
+                .prepare("SELECT worker, market FROM rentals WHERE state <> 'ended' AND market IS NOT NULL")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })?;
+        let kinds = [MarketKind::Local, MarketKind::Fixed, MarketKind::Vast];
+        let known = written.into_iter().filter_map(|(worker, market)| {
+            let kind = kinds.into_iter().find(|kind| kind.as_str() == market)?;
+            Some((WorkerId::from(worker), kind))
+        });
+        Ok(known.collect())
     }
 
     /// What was spent from `first` on, by endpoint and day.

@@ -13,6 +13,7 @@ pub mod offers;
 pub mod passing;
 pub mod queueing;
 pub mod ramp;
+pub mod reconcile;
 pub mod reputation;
 pub mod resume;
 pub mod retry;

@@ -108,6 +108,10 @@ impl Scaler {
         ) else {
             return;
         };
+        // Several may be wanted at once where there is money for one.
+        if self.guard.refuses(endpoint, best.usd_per_hour, at) {
+            return;
+        }
         let id = new_worker_id(&group.name, at);
         let rental = Rental {
             worker: id.clone(),
@@ -145,8 +149,11 @@ impl Scaler {
         self.spawn_call(endpoint, &worker, settings.market, "rent", {
             let worker = Arc::clone(&worker);
             let (books, guard) = (Arc::clone(&self.books), Arc::clone(&self.guard));
-            let endpoint = Arc::clone(endpoint);
+            let (endpoint, agreement) = (Arc::clone(endpoint), Arc::clone(&self.agreement));
             async move {
+                if !agreement.paused(&endpoint, &group.name).is_empty() {
+                    return Err(MarketError::Full("the market and the ledger do not agree".into()));
+                }
                 // The last word before the call.
                 guard
                     .commit(&endpoint, &worker, price, now())
@@ -266,7 +273,7 @@ impl Scaler {
             if let (Ok(()), Some(state)) = (&result, state_after(call)) {
                 books.turned(worker.id(), state, midway(begun, now()));
             }
-            calls.settled(worker.id(), now(), call == "destroy");
+            calls.settled(worker.id(), now());
             count(&metrics, kind, call, result.is_ok());
             if let Err(error) = result {
                 tracing::warn!(worker = %worker.id(), call, %error, "market call failed");

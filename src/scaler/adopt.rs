@@ -4,12 +4,16 @@
 use std::sync::Arc;
 
 use super::Scaler;
+use super::act::{count, midway};
+use super::books::Books;
+use super::money::bounded;
 use crate::domain::{
-    Instance, InstanceState, MarketKind, Rental, Timestamp, WorkerGroup, WorkerPhase,
+    Instance, InstanceState, MarketKind, Rental, Timestamp, WorkerGroup, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, WorkerSpec};
 use crate::ledger::LedgerError;
 use crate::market::Market;
+use crate::policy::reconcile::{Expected, Known};
 use crate::telemetry::now;
 
 impl Scaler {
@@ -17,31 +21,77 @@ impl Scaler {
     /// Until this has succeeded nothing may be listed: what no worker stands for would be ended.
     pub(super) async fn recover(&self, at: Timestamp) -> Result<(), LedgerError> {
         let rentals = self.ledger.open_rentals()?;
+        let markets = self.ledger.markets()?;
         // An unreachable market is no reason to wait: its next listing tells the same later.
         let listed = self.markets.local.instances().await.unwrap_or_default();
-        self.recover_books(&rentals, at)?;
-        for rental in rentals {
+        let rentals: Vec<(Rental, MarketKind)> = rentals
+            .into_iter()
+            .map(|rental| {
+                let market = markets.get(&rental.worker).copied();
+                let market = self.market_of(&rental, market);
+                (rental, market)
+            })
+            .collect();
+        self.books.recover(&rentals, at)?;
+        self.orphans.lock().clear();
+        for (rental, market) in &rentals {
             let endpoint = self.fleet.endpoint(rental.endpoint.as_str());
-            match endpoint.filter(|endpoint| self.is_rented(endpoint)) {
-                Some(endpoint) => self.recover_rental(&endpoint, &rental, &listed, at),
-                // If a machine of it still exists, the listing shows it and it is destroyed.
-                None => tracing::warn!(
-                    worker = %rental.worker, endpoint = %rental.endpoint,
-                    "open rental of an endpoint that is not configured, or rents nothing now"
-                ),
+            match endpoint.filter(|endpoint| endpoint.settings().market == *market) {
+                Some(endpoint) => self.recover_rental(&endpoint, rental, &listed, at),
+                None => self.leave_orphaned(rental, *market),
             }
         }
         self.recall_lessons()
     }
 
-    fn recover_books(&self, rentals: &[Rental], at: Timestamp) -> Result<(), LedgerError> {
-        let known = rentals.iter().filter_map(|rental| {
-            let endpoint = self.fleet.endpoint(rental.endpoint.as_str())?;
-            let market = endpoint.settings().market;
-            let (worker, endpoint) = (rental.worker.clone(), rental.endpoint.clone());
-            Some((worker, endpoint, market, rental.intended_at))
-        });
-        self.books.recover(&known.collect::<Vec<_>>(), at)
+    /// Where it was rented: what was seen of it tells, else what its endpoint says now.
+    fn market_of(&self, rental: &Rental, seen_at: Option<MarketKind>) -> MarketKind {
+        let endpoint = self.fleet.endpoint(rental.endpoint.as_str());
+        let configured = endpoint
+            .map(|endpoint| endpoint.settings().market)
+            .filter(|market| *market != MarketKind::Fixed);
+        let paid = self.markets.get(MarketKind::Vast).map(|_| MarketKind::Vast);
+        seen_at.or(configured).or(paid).unwrap_or(MarketKind::Local)
+    }
+
+    /// Its endpoint is gone, or rents elsewhere now. If its machine exists, a listing shows it and it is destroyed.
+    fn leave_orphaned(&self, rental: &Rental, market: MarketKind) {
+        tracing::warn!(
+            worker = %rental.worker, endpoint = %rental.endpoint,
+            "open rental of an endpoint that is not configured, or rents elsewhere now"
+        );
+        let orphan = Known {
+            worker: rental.worker.clone(),
+            endpoint: rental.endpoint.clone(),
+            group: rental.group.clone(),
+            expected: Expected::Ending,
+            instance: rental.instance.clone(),
+            is_news: true,
+        };
+        let mut orphans = self.orphans.lock();
+        orphans.insert(rental.worker.clone(), (market, orphan));
+    }
+
+    pub(super) fn orphans_at(&self, kind: MarketKind) -> Vec<Known> {
+        let orphans = self.orphans.lock();
+        let here = orphans.values().filter(|(market, _)| *market == kind);
+        here.map(|(_, orphan)| orphan.clone()).collect()
+    }
+
+    pub(super) fn is_orphan(&self, worker: &WorkerId) -> bool {
+        self.orphans.lock().contains_key(worker)
+    }
+
+    /// Nothing is left of it; false if it is none.
+    pub(super) fn end_orphan(&self, worker: &WorkerId) -> bool {
+        let was = self.orphans.lock().remove(worker).is_some();
+        if was {
+            self.books.close(worker, now());
+            if let Err(error) = self.ledger.ended(worker, "unknown or unwanted", now()) {
+                tracing::error!(%error, %worker, "ledger not written at the end of a rental");
+            }
+        }
+        was
     }
 
     /// After a market was told to end everything: closes the ledger's lines of what it no longer lists.
@@ -88,9 +138,11 @@ impl Scaler {
         let Some(group) = group else { return };
         let mut spec = WorkerSpec::new(rental.worker.clone(), group);
         spec.group = rental.group.clone();
-        let stopped = listed.iter().any(|instance| {
-            instance.label.worker == rental.worker && instance.state == InstanceState::Stopped
-        });
+        let was = self.books.last_seen(&rental.worker);
+        let stopped = was.is_some_and(|was| was.state == Some(InstanceState::Stopped))
+            || listed.iter().any(|instance| {
+                instance.label.worker == rental.worker && instance.state == InstanceState::Stopped
+            });
         let phase = if stopped {
             WorkerPhase::Stopped
         } else {
@@ -103,75 +155,107 @@ impl Scaler {
         }
     }
 
-    /// An instance with our label that no worker stands for.
-    pub(super) fn adopt_or_destroy(
-        &self,
-        kind: MarketKind,
-        market: &Arc<dyn Market>,
-        instance: Instance,
-        listed_at: Timestamp,
-    ) {
-        if instance.label.installation != self.ledger.installation() {
-            return;
-        }
+    /// A given worker that is listed for the first time; false if nobody wants it.
+    pub(super) fn take_in(&self, instance: &Instance, at: Timestamp) -> bool {
         let endpoint = self
             .fleet
             .endpoint(instance.label.endpoint.as_str())
-            .filter(|endpoint| !endpoint.is_removed() && endpoint.settings().market == kind);
-        match endpoint {
-            Some(endpoint) if kind == MarketKind::Fixed => {
-                self.take_in(&endpoint, &instance, listed_at);
-            }
-            // An upgrade may have taken an endpoint away whose last streams still run under the old process.
-            _ if self.fleet.has_predecessor() => {}
-            // Rented machines are known from the ledger. One that is not in it has no group, no
-            // price and no history: it is ended rather than guessed about.
-            _ => self.destroy_unknown(kind, market, instance),
-        }
-    }
-
-    fn take_in(&self, endpoint: &Arc<EndpointFleet>, instance: &Instance, listed_at: Timestamp) {
+            .filter(|endpoint| !endpoint.is_removed());
+        let Some(endpoint) = endpoint else {
+            return false;
+        };
         let settings = endpoint.settings();
         let gives = |group: &&WorkerGroup| instance.address.is_some_and(|at| group.gives(at));
         let Some(group) = settings.groups.iter().find(gives) else {
-            return;
+            return false;
         };
         let phase = match instance.state {
             InstanceState::Stopped => WorkerPhase::Stopped,
             _ => WorkerPhase::Starting,
         };
         let spec = WorkerSpec::new(instance.label.worker.clone(), group);
-        let worker = endpoint.add_worker(spec, phase, group.usd_per_hour, listed_at);
-        self.see(endpoint, &worker, instance, listed_at, listed_at);
+        endpoint.add_worker(spec, phase, group.usd_per_hour, at);
+        true
     }
 
-    fn destroy_unknown(&self, kind: MarketKind, market: &Arc<dyn Market>, instance: Instance) {
-        let worker = instance.label.worker.clone();
-        if kind == MarketKind::Fixed || !self.calls.begin(&worker) {
+    /// Ends a machine of ours that nobody needs: unknown to the ledger, of an endpoint that is gone, ended in the ledger,
+    /// or (`twice`) the second one of a rental. One that the ledger does not know is in it from now on.
+    pub(super) fn destroy_unneeded(
+        &self,
+        kind: MarketKind,
+        market: &Arc<dyn Market>,
+        instance: &Instance,
+        twice: bool,
+        shown_at: Timestamp,
+    ) {
+        let worker = &instance.label.worker;
+        // The rental's own machine has calls of its own.
+        let call = if twice {
+            WorkerId::new(format!("{worker}#{}", instance.id))
+        } else {
+            worker.clone()
+        };
+        if kind == MarketKind::Fixed || !self.calls.begin(&call) {
             return;
         }
-        tracing::warn!(instance = %instance.id, label = %instance.label, "destroying a machine of ours that nobody needs");
+        tracing::warn!(
+            instance = %instance.id, label = %instance.label, twice,
+            "destroying a machine of ours that nobody needs"
+        );
+        if !twice {
+            self.enter(kind, instance, shown_at);
+        }
+        let ended = UnneededEnd {
+            orphan: self.is_orphan(worker),
+            twice,
+        };
         let (market, calls) = (Arc::clone(market), Arc::clone(&self.calls));
-        let metrics = Arc::clone(&self.metrics);
-        let ledger = Arc::clone(&self.ledger);
+        let (metrics, books) = (Arc::clone(&self.metrics), Arc::clone(&self.books));
+        let (worker, instance) = (worker.clone(), instance.id.clone());
         tokio::spawn(async move {
-            let result = market.destroy(&instance.id).await;
-            let outcome = if result.is_ok() { "ok" } else { "failed" };
-            metrics
-                .market_calls
-                .with_label_values(&["any", "destroy_unknown", outcome])
-                .inc();
+            let begun = now();
+            let result = bounded(market.destroy(&instance)).await;
+            count(&metrics, kind, "destroy_unknown", result.is_ok());
             match result {
-                Ok(()) => {
-                    let ended = ledger.ended(&worker, "unknown or unwanted", now());
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "ledger not written");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, instance = %instance.id, "not destroyed yet"),
+                Ok(()) => ended.book(&books, &worker, midway(begun, now())),
+                Err(error) => tracing::warn!(%error, %instance, "not destroyed yet"),
             }
             // Last: nothing is written for a call that is no longer under way.
-            calls.forget(&worker);
+            calls.forget(&call);
         });
+    }
+
+    /// Into the ledger and the books, for it costs.
+    fn enter(&self, kind: MarketKind, instance: &Instance, at: Timestamp) {
+        let worker = &instance.label.worker;
+        if self.books.last_seen(worker).is_none() {
+            let found = self
+                .ledger
+                .found(&instance.label, &instance.id, instance.usd_per_hour, at);
+            if let Err(error) = found {
+                tracing::error!(%error, %worker, "ledger not written for a machine that was found");
+            }
+            self.books.open(worker, &instance.label.endpoint, kind, at);
+        }
+        self.books.seen(worker, instance, instance.usd_per_hour, at);
+    }
+}
+
+/// What is left to note once an unneeded machine was destroyed.
+struct UnneededEnd {
+    /// Its line stays open until listings agree that it is gone.
+    orphan: bool,
+    twice: bool,
+}
+
+impl UnneededEnd {
+    fn book(&self, books: &Books, worker: &WorkerId, at: Timestamp) {
+        if self.twice {
+            return;
+        }
+        books.turned(worker, None, at);
+        if !self.orphan {
+            books.close(worker, now());
+        }
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::domain::{
-    Day, EndpointName, Instance, InstanceState, MachineKey, MarketKind, SpendKind, SpendUse,
-    Timestamp, Usd, UsdPerHour, WorkerId,
+    Day, EndpointName, Instance, InstanceState, MachineKey, MarketKind, Rental, SpendKind,
+    SpendUse, Timestamp, Usd, UsdPerHour, WorkerId,
 };
 use crate::ledger::{
     Accrued, Booking, Correction, Ledger, LedgerError, Observation, Sighting, accrue,
@@ -67,7 +67,7 @@ impl Books {
     /// After a start: what was spent before, and where each open rental stood when it was last looked at.
     pub(super) fn recover(
         &self,
-        rentals: &[(WorkerId, EndpointName, MarketKind, Timestamp)],
+        rentals: &[(Rental, MarketKind)],
         now: Timestamp,
     ) -> Result<(), LedgerError> {
         let spent = self.ledger.spent_since(Day::of(now).month_start())?;
@@ -77,10 +77,10 @@ impl Books {
         for (endpoint, day, usd) in spent {
             entries.spent.insert((endpoint, day), usd.0);
         }
-        for (worker, endpoint, market, intended_at) in rentals {
-            let seen = observed.get(worker).copied();
-            let line = Line::new(endpoint, *market, seen, *intended_at);
-            entries.lines.insert(worker.clone(), line);
+        for (rental, market) in rentals {
+            let seen = observed.get(&rental.worker).copied();
+            let line = Line::new(&rental.endpoint, *market, seen, rental.intended_at);
+            entries.lines.insert(rental.worker.clone(), line);
         }
         Ok(())
     }
@@ -93,7 +93,9 @@ impl Books {
         market: MarketKind,
         at: Timestamp,
     ) {
-        let line = Line::new(endpoint, market, None, at);
+        let mut line = Line::new(endpoint, market, None, at);
+        // Where it is rented is known after a crash too.
+        line.dirty = true;
         self.entries.lock().lines.insert(worker.clone(), line);
     }
 

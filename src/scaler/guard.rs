@@ -23,6 +23,7 @@ pub(super) struct Guard {
     settings: Arc<ArcSwap<SpendingSettings>>,
     stop_mark: PathBuf,
     state: Mutex<State>,
+    one_at_a_time: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -72,6 +73,7 @@ impl Guard {
             settings,
             stop_mark,
             state: Mutex::default(),
+            one_at_a_time: Mutex::default(),
         }
     }
 
@@ -123,17 +125,29 @@ impl Guard {
         here.map(|(_, spent)| spent.this_month).sum()
     }
 
-    /// The dearest machine that may be rented for this endpoint now, or the limit that allows none.
+    /// The dearest machine that may be rented for this endpoint now, or the limit that allows none; `without` what is
+    /// committed for the worker it is for.
     pub(super) fn headroom(
         &self,
         endpoint: &EndpointFleet,
+        without: Option<&WorkerId>,
         now: Timestamp,
     ) -> Result<UsdPerHour, Refusal> {
         let market = endpoint.settings().market;
-        let position = self.position(None, now);
+        let position = self.position(without, now);
         headroom(&position, &self.budget(), &endpoint.name, market, now)
             .and_then(|room| self.still_open(&endpoint.name, now).map(|()| room))
             .inspect_err(|refusal| self.note(refusal))
+    }
+
+    /// There is no room for a machine at this price.
+    pub(super) fn refuses(
+        &self,
+        endpoint: &EndpointFleet,
+        price: UsdPerHour,
+        now: Timestamp,
+    ) -> bool {
+        self.check(endpoint, None, price, now).is_err()
     }
 
     /// Commits the money for a worker that is about to be rented, or for a stopped one that is about to be started.
@@ -144,6 +158,8 @@ impl Guard {
         price: UsdPerHour,
         now: Timestamp,
     ) -> Result<(), Refusal> {
+        // Two that ask at once must not both be let pass for what is left.
+        let _turn = self.one_at_a_time.lock();
         self.check(endpoint, Some(worker.id()), price, now)?;
         worker.set_price(price);
         Ok(())

@@ -8,6 +8,7 @@ mod experience;
 mod guard;
 mod handover;
 mod lessons;
+mod listing;
 mod memory;
 mod money;
 mod observe;
@@ -24,17 +25,20 @@ use tokio::time::MissedTickBehavior;
 
 use crate::domain::{
     EndpointName, MarketKind, OfferChoice, ScalingAction, ScalingPlan, SpendingSettings, Timestamp,
+    WorkerId,
 };
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::ledger::Ledger;
 use crate::market::Market;
 use crate::policy::plan_scaling;
+use crate::policy::reconcile::Known;
 use crate::policy::scaling::{DecisionRecord, GroupSupply, ScalingInputs};
 use crate::telemetry::{DecisionLog, Metrics, now};
 use books::Books;
 use calls::Calls;
 use experience::{Experience, Offers};
 use guard::Guard;
+use listing::{Agreement, Listing};
 use memory::EndpointMemory;
 use money::Errands;
 pub use preview::Looked;
@@ -85,6 +89,11 @@ pub struct Scaler {
     books: Arc<Books>,
     guard: Arc<Guard>,
     errands: Mutex<Errands>,
+    /// Answered, and not looked at yet.
+    listings: Arc<Mutex<Vec<Listing>>>,
+    agreement: Arc<Agreement>,
+    /// Open rentals that no worker stands for, and where.
+    orphans: Mutex<BTreeMap<WorkerId, (MarketKind, Known)>>,
     memory: Mutex<BTreeMap<EndpointName, EndpointMemory>>,
     experience: Experience,
     measured_at: Mutex<Timestamp>,
@@ -112,6 +121,9 @@ impl Scaler {
             books,
             guard,
             errands: Mutex::default(),
+            listings: Arc::default(),
+            agreement: Arc::default(),
+            orphans: Mutex::default(),
             fleet,
             markets,
             ledger,
@@ -132,6 +144,7 @@ impl Scaler {
             tracing::error!(%error, "the ledger cannot be read: nothing is rented or ended until it can");
             tokio::time::sleep(LEDGER_RETRY).await;
         }
+        self.forget_listings();
         let mut interval = tokio::time::interval(self.interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -150,17 +163,18 @@ impl Scaler {
                 .start_timer();
             self.tick(list_markets).await;
             timer.observe_duration();
-            self.recovered.send_replace(true);
+            if self.has_looked() {
+                self.recovered.send_replace(true);
+            }
             tokio::time::sleep(LEAST_PAUSE).await;
         }
     }
 
     async fn tick(&self, list_markets: bool) {
         if list_markets {
-            for (kind, market) in self.markets.all() {
-                self.observe_market(kind, market).await;
-            }
+            self.list_markets(now()).await;
         }
+        self.take_listings();
         self.mind_money(now());
         let measure = self.time_to_measure(now());
         for endpoint in self.fleet.endpoints().values() {

@@ -178,22 +178,23 @@ impl Scaler {
             total,
             endpoints,
             limits,
-            markets: self.agreement(at),
+            markets: self.market_views(at),
             releasing: self.guard.all_forced(),
         }
     }
 
-    fn agreement(&self, at: Timestamp) -> Vec<AgreementView> {
+    fn market_views(&self, at: Timestamp) -> Vec<AgreementView> {
         let markets = self.markets.all();
         let rented = markets
             .iter()
             .filter(|(kind, _)| *kind != MarketKind::Fixed);
         rented
-            .map(|(kind, _)| AgreementView {
-                market: *kind,
-                renting_paused: Vec::new(),
-                listed_at: None,
-                credit: match self.guard.credit(*kind, at) {
+            .map(|(kind, _)| (*kind, self.agreement.of_market(*kind)))
+            .map(|(kind, (renting_paused, listed_at))| AgreementView {
+                market: kind,
+                renting_paused,
+                listed_at,
+                credit: match self.guard.credit(kind, at) {
                     Credit::Left(left) => Some(left),
                     Credit::Free | Credit::Unknown => None,
                 },
@@ -340,7 +341,8 @@ impl Scaler {
     }
 }
 
-async fn bounded<T>(
+/// A question to a market that nobody waits for without end.
+pub(super) async fn bounded<T>(
     question: impl Future<Output = Result<T, MarketError>>,
 ) -> Result<T, MarketError> {
     tokio::time::timeout(ASK_TIMEOUT, question)

@@ -1,18 +1,15 @@
 //! What the markets say, turned into events of workers; what workers report, turned into phases.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Scaler;
-use super::act::{count, midway};
 use super::experience::{Look, Offers};
 use crate::domain::{
-    Instance, MarketKind, Offer, Release, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup,
-    WorkerId, WorkerPhase,
+    Instance, MarketKind, Offer, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
-use crate::market::{Market, MarketError};
+use crate::market::MarketError;
 use crate::policy::lifecycle::{Effect, advance};
 use crate::policy::scaling::GroupSupply;
 use crate::telemetry::now;
@@ -21,72 +18,6 @@ use crate::telemetry::now;
 pub(super) const LISTING_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Scaler {
-    /// Lists one market and tells the workers concerned. A failed listing says nothing about anybody.
-    pub(super) async fn observe_market(&self, kind: MarketKind, market: &Arc<dyn Market>) {
-        let listed_at = now();
-        let listing = tokio::time::timeout(LISTING_TIMEOUT, market.instances())
-            .await
-            .unwrap_or_else(|_| Err(MarketError::Unavailable("listing timed out".into())));
-        count(&self.metrics, kind, "list", listing.is_ok());
-        match listing {
-            Ok(instances) => self.apply_listing(kind, market, instances, listed_at, now()),
-            Err(error) => tracing::warn!(market = ?kind, %error, "market could not be listed"),
-        }
-    }
-
-    fn apply_listing(
-        &self,
-        kind: MarketKind,
-        market: &Arc<dyn Market>,
-        instances: Vec<Instance>,
-        listed_at: Timestamp,
-        answered_at: Timestamp,
-    ) {
-        // What a listing shows was so somewhere between its beginning and its answer.
-        let shown_at = midway(listed_at, answered_at);
-        let mut seen: HashSet<WorkerId> = HashSet::with_capacity(instances.len());
-        let mut strays = UsdPerHour::ZERO;
-        for instance in instances {
-            seen.insert(instance.label.worker.clone());
-            match self.find_worker(&instance) {
-                Some((endpoint, worker)) => {
-                    self.see(&endpoint, &worker, &instance, listed_at, shown_at);
-                }
-                None => {
-                    strays += instance.usd_per_hour;
-                    self.adopt_or_destroy(kind, market, instance, listed_at);
-                }
-            }
-        }
-        if kind != MarketKind::Fixed {
-            self.guard.set_strays(kind, strays);
-        }
-        for endpoint in self.fleet.endpoints().values() {
-            if endpoint.settings().market != kind {
-                continue;
-            }
-            for worker in endpoint.workers().iter() {
-                let id = worker.id();
-                if seen.contains(id) || !self.calls.is_news(id, listed_at) {
-                    continue;
-                }
-                self.books.missed(id, shown_at);
-                if self.calls.missed(id, listed_at) {
-                    self.advance(endpoint, worker, unlisted(kind, worker.phase().0));
-                }
-            }
-        }
-    }
-
-    pub(super) fn find_worker(
-        &self,
-        instance: &Instance,
-    ) -> Option<(Arc<EndpointFleet>, Arc<Worker>)> {
-        let endpoint = self.fleet.endpoint(instance.label.endpoint.as_str())?;
-        let worker = endpoint.worker(&instance.label.worker)?;
-        Some((endpoint, worker))
-    }
-
     pub(super) fn see(
         &self,
         endpoint: &Arc<EndpointFleet>,
@@ -98,14 +29,13 @@ impl Scaler {
         if !self.calls.is_news(worker.id(), listed_at) {
             return;
         }
-        self.calls.seen(worker.id());
         let phase = worker.phase().0;
         let given_up = phase.is_ending() || matches!(phase, WorkerPhase::Draining { .. });
         if given_up && !self.is_rented(endpoint) && !endpoint.is_removed() {
             // A given worker that is still listed is wanted; health alone decides when it serves again.
             worker.set_phase(WorkerPhase::Starting, now());
         }
-        worker.set_instance(instance.id.clone());
+        self.name_instance(endpoint, worker, instance);
         worker.set_market_message(&instance.message);
         let price = self.price_of(endpoint, worker, instance);
         worker.set_price(price);
@@ -114,6 +44,20 @@ impl Scaler {
         worker.set_address(instance.address, settings.group(&worker.spec.group));
         self.advance(endpoint, worker, WorkerEvent::InstanceSeen(instance.state));
         self.look_closer(endpoint, worker, instance, listed_at);
+    }
+
+    /// A rental whose answer was lost gets its name from the listing.
+    fn name_instance(&self, endpoint: &EndpointFleet, worker: &Worker, instance: &Instance) {
+        let is_new = worker.instance().is_none();
+        worker.set_instance(instance.id.clone());
+        if !is_new || !self.is_rented(endpoint) {
+            return;
+        }
+        let price = instance.usd_per_hour;
+        let known = self.ledger.rented(worker.id(), &instance.id, price, now());
+        if let Err(error) = known {
+            tracing::error!(%error, worker = %worker.id(), "ledger not written for a machine that was found");
+        }
     }
 
     /// A local or given worker's price is what the setting says now; elsewhere the market says what it charges.
@@ -272,7 +216,7 @@ impl Scaler {
 
     /// The dearest machine that may be rented now; below nothing where none may.
     pub(super) fn room(&self, endpoint: &EndpointFleet) -> UsdPerHour {
-        let room = self.guard.headroom(endpoint, now());
+        let room = self.guard.headroom(endpoint, None, now());
         room.unwrap_or(UsdPerHour(f64::NEG_INFINITY))
     }
 
@@ -302,27 +246,16 @@ impl Scaler {
         };
         let choice = self.experience.next(&look, group);
         let best = choice.best();
+        let agreed = self.agreement.paused(endpoint, &group.name).is_empty();
         GroupSupply {
             group: group.name.clone(),
             speed: best.map_or(group.speed_prior.tokens_per_second, |best| {
                 best.tokens_per_second
             }),
             usd_per_hour: best.map_or(group.usd_per_hour, |best| best.usd_per_hour),
-            rentable: best.is_some(),
+            rentable: best.is_some() && agreed,
             told_apart: best.is_some_and(|best| best.machine.is_some()),
             failures_total: endpoint.failures_of(&group.name),
         }
-    }
-}
-
-/// A given worker that left the list is well: what it does may end. A rented one that is not listed is no more.
-fn unlisted(kind: MarketKind, phase: WorkerPhase) -> WorkerEvent {
-    match phase {
-        WorkerPhase::Ready | WorkerPhase::Unhealthy { .. } | WorkerPhase::Draining { .. }
-            if kind == MarketKind::Fixed =>
-        {
-            WorkerEvent::DrainOrdered(Release::Destroy)
-        }
-        _ => WorkerEvent::InstanceMissing,
     }
 }

@@ -88,7 +88,7 @@ impl Scaler {
             actions: plan.actions,
             refused: self
                 .guard
-                .headroom(endpoint, record.at)
+                .headroom(endpoint, None, record.at)
                 .err()
                 .map(|refusal| refusal.to_string()),
             offers,
