@@ -246,6 +246,12 @@ impl Scaler {
         };
         let choice = self.experience.next(&look, group);
         let best = choice.best();
+        let cheapest = offers.iter().map(|offer| offer.usd_per_hour);
+        let cheapest = cheapest.min_by(|a, b| a.0.total_cmp(&b.0));
+        if let (None, Some(price)) = (best, cheapest) {
+            // Where it is the money that is missing, the limit is shown as reached.
+            self.guard.refuses(endpoint, price, now());
+        }
         let agreed = self.agreement.paused(endpoint, &group.name).is_empty();
         GroupSupply {
             group: group.name.clone(),

@@ -1,0 +1,243 @@
+//! A market that does what a test tells it: loses answers, hides machines, is down. It keeps what really exists.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use crate::domain::{
+    EndpointName, InstallationId, Instance, InstanceId, InstanceState, Offer, OfferId, RentalLabel,
+    UsdPerHour, WorkerGroup, WorkerId,
+};
+use crate::market::{Market, MarketError};
+
+pub const PRICE: f64 = 1.0;
+/// How often it may be listed.
+pub const INTERVAL: Duration = Duration::from_millis(10);
+
+/// What listings show of what there is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Show {
+    Everything,
+    Nothing,
+    /// Every second machine.
+    Half,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    pub show: Show,
+    pub down: bool,
+    /// So many creates take effect and their answer is lost.
+    pub lost_answers: u32,
+    /// So many creates have no answer and no effect.
+    pub lost_calls: u32,
+    /// So many creates are answered with a machine that never comes to be.
+    pub silent_deaths: u32,
+    /// Of a hundred calls each, by chance.
+    pub chance_pct: u64,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            show: Show::Everything,
+            down: false,
+            lost_answers: 0,
+            lost_calls: 0,
+            silent_deaths: 0,
+            chance_pct: 0,
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct World {
+    pub machines: BTreeMap<u64, Instance>,
+    /// Every create that was asked for, with when.
+    pub creates: Vec<(RentalLabel, Instant)>,
+    pub destroyed: Vec<InstanceId>,
+    pub starts: u32,
+    /// Most dollars an hour that ever existed at once.
+    pub peak: f64,
+    pub faults: Faults,
+    listings: u64,
+    next: u64,
+    seed: u64,
+}
+
+pub struct Scripted(Mutex<World>);
+
+impl Scripted {
+    pub fn new(seed: u64) -> Self {
+        Self(Mutex::new(World {
+            seed,
+            ..World::default()
+        }))
+    }
+
+    pub fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
+        look(&mut self.0.lock())
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.lock().machines.len()
+    }
+
+    pub fn creates(&self) -> usize {
+        self.0.lock().creates.len()
+    }
+
+    /// A machine that nobody rented through this market.
+    pub fn put(&self, installation: &str, worker: &str) -> InstanceId {
+        let label = RentalLabel {
+            installation: InstallationId::new(installation),
+            endpoint: EndpointName::new("chat"),
+            worker: WorkerId::new(worker),
+        };
+        self.0.lock().make(&label)
+    }
+
+    pub fn has(&self, id: &InstanceId) -> bool {
+        let world = self.0.lock();
+        world.machines.values().any(|machine| machine.id == *id)
+    }
+}
+
+impl World {
+    fn make(&mut self, label: &RentalLabel) -> InstanceId {
+        self.next += 1;
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let id = InstanceId::new(self.next.to_string());
+        let machine = Instance::plain(
+            id.clone(),
+            label.clone(),
+            InstanceState::Running,
+            Some(address),
+            UsdPerHour(PRICE),
+        );
+        self.machines.insert(self.next, machine);
+        let price: f64 = self.machines.values().map(|one| one.usd_per_hour.0).sum();
+        self.peak = self.peak.max(price);
+        id
+    }
+
+    /// SplitMix64.
+    fn draw(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.seed;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn happens(&mut self) -> bool {
+        self.draw() % 100 < self.faults.chance_pct
+    }
+
+    fn is_down(&mut self) -> Result<(), MarketError> {
+        if self.faults.down || self.happens() {
+            return Err(MarketError::Unavailable("on purpose".into()));
+        }
+        Ok(())
+    }
+
+    fn rent(&mut self, label: &RentalLabel) -> Result<InstanceId, MarketError> {
+        self.creates.push((label.clone(), Instant::now()));
+        if take(&mut self.faults.lost_calls) || self.happens() {
+            return Err(MarketError::Unavailable("no answer".into()));
+        }
+        if take(&mut self.faults.silent_deaths) || self.happens() {
+            self.next += 1;
+            return Ok(InstanceId::new(self.next.to_string()));
+        }
+        let id = self.make(label);
+        if take(&mut self.faults.lost_answers) || self.happens() {
+            return Err(MarketError::Unavailable("answer lost".into()));
+        }
+        Ok(id)
+    }
+
+    fn list(&mut self) -> Result<Vec<Instance>, MarketError> {
+        self.is_down()?;
+        self.listings += 1;
+        // By chance cut off now and then, and never for long.
+        let cut = self.happens() && self.listings % 3 != 0;
+        let show = if cut { Show::Half } else { self.faults.show };
+        let all = self.machines.values();
+        Ok(match show {
+            Show::Everything => all.cloned().collect(),
+            Show::Nothing => Vec::new(),
+            Show::Half => all.step_by(2).cloned().collect(),
+        })
+    }
+
+    fn set(&mut self, id: &InstanceId, state: InstanceState) -> Result<(), MarketError> {
+        self.is_down()?;
+        let mut machines = self.machines.values_mut();
+        let machine = machines.find(|machine| machine.id == *id);
+        machine.ok_or(MarketError::NotFound)?.state = state;
+        Ok(())
+    }
+}
+
+fn take(left: &mut u32) -> bool {
+    let any = *left > 0;
+    *left = left.saturating_sub(1);
+    any
+}
+
+#[async_trait]
+impl Market for Scripted {
+    async fn offers(&self, _group: &WorkerGroup) -> Result<Vec<Offer>, MarketError> {
+        self.with(World::is_down)?;
+        let offer = Offer::plain(OfferId::new("any"), UsdPerHour(PRICE));
+        Ok(vec![offer])
+    }
+
+    async fn rent(
+        &self,
+        _offer: &Offer,
+        _bid: Option<UsdPerHour>,
+        _group: &WorkerGroup,
+        label: &RentalLabel,
+    ) -> Result<InstanceId, MarketError> {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        self.with(|world| world.rent(label))
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, MarketError> {
+        self.with(World::list)
+    }
+
+    async fn start(&self, id: &InstanceId) -> Result<(), MarketError> {
+        self.with(|world| {
+            world.starts += 1;
+            world.set(id, InstanceState::Running)
+        })
+    }
+
+    async fn stop(&self, id: &InstanceId) -> Result<(), MarketError> {
+        self.with(|world| world.set(id, InstanceState::Stopped))
+    }
+
+    async fn destroy(&self, id: &InstanceId) -> Result<(), MarketError> {
+        self.with(|world| {
+            world.is_down()?;
+            world.machines.retain(|_, machine| machine.id != *id);
+            world.destroyed.push(id.clone());
+            Ok(())
+        })
+    }
+
+    fn listing_interval(&self) -> Option<Duration> {
+        Some(INTERVAL)
+    }
+
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+}
