@@ -59,7 +59,13 @@ impl Agreement {
         }
     }
 
-    /// The same for the whole market, and when it was last listed.
+    /// A market answered somebody who only looks.
+    pub(super) fn looked(&self, kind: MarketKind, at: Timestamp) {
+        let mut outlooks = self.0.lock();
+        outlooks.entry(kind).or_default().listed_at = Some(at);
+    }
+
+    /// Why nothing may be rented at a whole market, and when it was last listed.
     pub(super) fn of_market(&self, kind: MarketKind) -> (Vec<String>, Option<Timestamp>) {
         match self.0.lock().get(&kind) {
             Some(outlook) => (outlook.pause(None), outlook.listed_at),

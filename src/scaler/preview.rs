@@ -35,6 +35,7 @@ impl Scaler {
             match bounded(market.instances()).await {
                 Err(error) => looked.silent.push((kind, error.to_string())),
                 Ok(instances) => {
+                    self.agreement.looked(kind, now());
                     for instance in instances {
                         match self.find_worker(&instance) {
                             Some((_, worker)) => note(&worker, &instance),

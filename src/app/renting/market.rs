@@ -165,7 +165,7 @@ impl World {
         self.is_down()?;
         self.listings += 1;
         // By chance cut off now and then, and never for long.
-        let cut = self.happens() && self.listings % 3 != 0;
+        let cut = self.happens() && !self.listings.is_multiple_of(3);
         let show = if cut { Show::Half } else { self.faults.show };
         let all = self.machines.values();
         Ok(match show {
