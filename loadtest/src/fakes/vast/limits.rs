@@ -50,16 +50,14 @@ impl Endpoint {
 
 /// A call that came too early.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TooEarly {
-    pub wait: Duration,
-}
+pub struct TooEarly;
 
 /// When each would be full again, by endpoint and key.
 #[derive(Debug, Default)]
 pub struct Limits(HashMap<(Endpoint, String), At>);
 
 impl Limits {
-    /// Counts a call, or says how long it should have waited. `real` turns the market's seconds into this machine's.
+    /// Counts a call that does not come too early. `real` turns the market's seconds into this machine's.
     pub fn take(
         &mut self,
         endpoint: Endpoint,
@@ -75,9 +73,7 @@ impl Limits {
         if wait > Duration::ZERO {
             let penalty = real(endpoint.penalty_s());
             *full = (*full).max(now.plus(penalty));
-            return Err(TooEarly {
-                wait: wait.max(penalty),
-            });
+            return Err(TooEarly);
         }
         *full = (*full).max(now).plus(interval);
         Ok(())

@@ -16,6 +16,7 @@ use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method};
 use axum::response::Response;
+use fastrand::Rng;
 use serde_json::Value;
 
 use self::answer::Answer;
@@ -23,7 +24,8 @@ use self::trouble::Trouble;
 use super::Shared;
 use super::accounts::Caller;
 use super::chance::{happens, stream};
-use super::clock::At;
+use super::clock::{At, Clock};
+use super::faults::Faults;
 use super::limits::Endpoint;
 use super::record::Call as Record;
 use super::world::{Refusal, World};
@@ -148,11 +150,44 @@ async fn serve(
     trouble.send(answer, &breaker).await
 }
 
+/// What goes wrong with one call.
+struct Strikes {
+    many: bool,
+    down: bool,
+    slow: bool,
+    lost: bool,
+    bad_listing: bool,
+    vanishes: bool,
+}
+
+impl Strikes {
+    /// Always in this order, whatever the shares are.
+    fn draw(faults: &Faults, rng: &mut Rng) -> Self {
+        let mut strikes = |share| happens(rng, share);
+        Self {
+            many: strikes(faults.too_many_requests),
+            down: strikes(faults.api_down),
+            slow: strikes(faults.api_slow),
+            lost: strikes(faults.lost_answer),
+            bad_listing: strikes(faults.bad_listing),
+            vanishes: strikes(faults.offer_vanishes),
+        }
+    }
+
+    fn on_the_way(&self, rng: &mut Rng, clock: &Clock) -> Trouble {
+        match (self.down, self.slow) {
+            (true, _) => Trouble::down(rng, clock),
+            (_, true) => Trouble::slow(rng, clock),
+            _ => Trouble::None,
+        }
+    }
+}
+
 /// The answer, and what happens to it on its way.
 fn answer(world: &mut World, now: At, call: &Call) -> (Answer, Trouble) {
     world.record.number += 1;
+    let clock = world.clock;
     let mut rng = stream(world.settings.seed, "call", world.record.number);
-    let (faults, clock) = (world.faults, world.clock);
     if now < world.outage_until {
         return (Answer::unavailable(), Trouble::down(&mut rng, &clock));
     }
@@ -161,62 +196,57 @@ fn answer(world: &mut World, now: At, call: &Call) -> (Answer, Trouble) {
         note(world, now, call, None, &answer, false, true);
         return (answer, Trouble::None);
     };
-    // Always in this order, whatever the shares are.
-    let draws = [
-        faults.too_many_requests,
-        faults.api_down,
-        faults.api_slow,
-        faults.lost_answer,
-        faults.bad_listing,
-        faults.offer_vanishes,
-    ];
-    let [many, down, slow, lost, bad_listing, vanishes] =
-        draws.map(|share| happens(&mut rng, share));
-    let limited = world.settings.rate_limits.then(|| {
-        let endpoint = call.endpoint();
-        let taken = world
-            .limits
-            .take(endpoint, &call.key, now, |s| clock.real(s));
-        taken
-            .err()
-            .map(|_| Answer::too_early(endpoint.threshold_s()))
-    });
-    let refused = limited
-        .flatten()
-        .or(many.then(|| Answer::too_many(rng.u8(..))));
-    if let Some(answer) = refused {
+    let strikes = Strikes::draw(&world.faults, &mut rng);
+    let many = strikes.many.then(|| Answer::too_many(rng.u8(..)));
+    if let Some(answer) = limited(world, now, call).or(many) {
         note(world, now, call, Some(caller), &answer, false, true);
         return (answer, Trouble::None);
     }
-    let mut trouble = Trouble::None;
-    if down {
-        trouble = Trouble::down(&mut rng, &clock);
-        if !trouble.comes_after() {
-            let answer = Answer::unavailable();
-            note(world, now, call, Some(caller), &answer, false, false);
-            return (answer, trouble);
-        }
-    } else if slow {
-        trouble = Trouble::slow(&mut rng, &clock);
+    let mut trouble = strikes.on_the_way(&mut rng, &clock);
+    if trouble.prevents() {
+        let answer = Answer::unavailable();
+        note(world, now, call, Some(caller), &answer, false, false);
+        return (answer, trouble);
     }
-    let creates = call.endpoint() == Endpoint::Create;
-    let result = if creates && vanishes {
-        create::forget_offer(world, now, call);
-        Err(Refusal::NoSuchAsk)
-    } else {
-        route(world, now, caller, call)
-    };
+    let result = act(world, now, caller, call, &strikes);
     let done = result.is_ok();
     let mut answer = result.unwrap_or_else(|refusal| Answer::refusal(refusal, call));
-    if bad_listing && call.endpoint() == Endpoint::List && done {
+    if strikes.bad_listing && call.endpoint() == Endpoint::List && done {
         answer = instances::spoilt(answer, &mut rng);
     }
-    if creates && lost && done {
+    if strikes.lost && call.endpoint() == Endpoint::Create && done {
         trouble = Trouble::lost(&mut rng, &clock);
     }
     let answered = trouble.lets_through();
     note(world, now, call, Some(caller), &answer, done, answered);
     (answer, trouble)
+}
+
+/// A refusal, if it came too early.
+fn limited(world: &mut World, now: At, call: &Call) -> Option<Answer> {
+    if !world.settings.rate_limits {
+        return None;
+    }
+    let (endpoint, clock) = (call.endpoint(), world.clock);
+    let taken = world
+        .limits
+        .take(endpoint, &call.key, now, |market_s| clock.real(market_s));
+    let refused = taken.is_err();
+    refused.then(|| Answer::too_early(endpoint.threshold_s()))
+}
+
+fn act(
+    world: &mut World,
+    now: At,
+    caller: Caller,
+    call: &Call,
+    strikes: &Strikes,
+) -> Result<Answer, Refusal> {
+    if strikes.vanishes && call.endpoint() == Endpoint::Create {
+        create::forget_offer(world, now, call);
+        return Err(Refusal::NoSuchAsk);
+    }
+    route(world, now, caller, call)
 }
 
 fn route(world: &mut World, now: At, caller: Caller, call: &Call) -> Result<Answer, Refusal> {

@@ -60,9 +60,12 @@ impl Trouble {
         Trouble::Late(clock.real(between(rng, 2.0, 90.0)))
     }
 
-    /// The call took effect before it.
-    pub fn comes_after(&self) -> bool {
-        matches!(self, Trouble::Half)
+    /// The call does not get as far as to take effect.
+    pub fn prevents(&self) -> bool {
+        matches!(
+            self,
+            Trouble::Unavailable | Trouble::Html(_) | Trouble::Closed | Trouble::Hangs(_)
+        )
     }
 
     pub fn lets_through(&self) -> bool {
