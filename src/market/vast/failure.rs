@@ -125,6 +125,7 @@ impl Failure {
 
     pub(super) fn of_sending(error: reqwest::Error, key: &Secret) -> Self {
         let connecting = error.is_connect() || error.is_builder();
+        let error = error.without_url();
         let mut text = error.to_string();
         let mut cause = std::error::Error::source(&error);
         while let Some(error) = cause {
@@ -162,7 +163,9 @@ impl Failure {
     pub(super) fn is_about_the_path(&self) -> bool {
         match self {
             Failure::Said(said) => {
-                matches!(said.status, 404 | 405 | 410) && !said.is_about_the_key()
+                let gone = matches!(said.status, 404 | 405 | 410)
+                    || said.speaks_of(&["deprecated_endpoint"]);
+                gone && !said.is_about_the_key()
             }
             Failure::Strange(what) => what.starts_with("404") || what.starts_with("410"),
             _ => false,

@@ -26,6 +26,7 @@ use async_trait::async_trait;
 use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{Market, MarketError};
 use crate::domain::{
@@ -46,6 +47,8 @@ const DEFAULT_URL: &str = "https://console.vast.ai";
 const LISTING_INTERVAL: Duration = Duration::from_secs(5);
 /// A search runs beside the plans and may wait for its turn behind those of other groups.
 const SEARCH_TURN_WITHIN: Duration = Duration::from_secs(60);
+/// The paged listing is tried again after this.
+const OLD_LIST_FOR: Duration = Duration::from_secs(600);
 /// Vast's bounds of a bid, in dollars an hour.
 const BIDS: (f64, f64) = (0.001, 128.0);
 
@@ -69,8 +72,8 @@ pub struct VastMarket {
     settings: ArcSwap<VastSettings>,
     accounts: Accounts,
     searches: Arc<Searches>,
-    /// Which version of the listing answered last.
-    version: Mutex<Version>,
+    /// The paged listing is not served; until when the old one is asked for.
+    old_list_until: Mutex<Option<Instant>>,
     /// No search before: the day's are used up.
     searches_again_at: Arc<Mutex<BTreeMap<usize, Timestamp>>>,
     /// Words, labels and the like that were logged.
@@ -93,7 +96,7 @@ impl VastMarket {
             accounts: Accounts::default(),
             settings: ArcSwap::from_pointee(settings.clone()),
             searches: Arc::default(),
-            version: Mutex::new(Version::V1),
+            old_list_until: Mutex::default(),
             searches_again_at: Arc::default(),
             told: Mutex::default(),
         };
@@ -166,13 +169,21 @@ impl VastMarket {
 
     /// The listing of one account, in the version it is served in.
     async fn rows_of(&self, account: &Account) -> Result<Vec<Value>, Failure> {
-        let version = *self.version.lock();
+        let old = self
+            .old_list_until
+            .lock()
+            .is_some_and(|until| Instant::now() < until);
+        let version = if old { Version::V0 } else { Version::V1 };
         let (transport, scale) = (&self.transport, self.scale());
         match instances::list(transport, account, scale, version).await {
             Err(failure) if failure.is_about_the_path() => {
                 let other = version.other();
                 let rows = instances::list(transport, account, scale, other).await?;
-                *self.version.lock() = other;
+                // The old one has no counts by which a part is known: it is the second choice.
+                *self.old_list_until.lock() = match other {
+                    Version::V0 => Some(Instant::now() + OLD_LIST_FOR),
+                    Version::V1 => None,
+                };
                 Ok(rows)
             }
             result => result,

@@ -122,7 +122,7 @@ async fn pages_that_run_in_a_circle_or_fail_halfway_are_an_error() {
 
 #[tokio::test]
 async fn the_version_of_the_listing_that_is_served_is_found_and_remembered() {
-    for (gone, status) in [("/api/v1/", 404), ("/api/v0/", 410)] {
+    for (gone, status) in [("/api/v1/", 404), ("/api/v1/", 200), ("/api/v0/", 410)] {
         let (market, vast) = market(move |asked, _| {
             if asked.path.starts_with(gone) {
                 return Reply::Json(
@@ -133,11 +133,9 @@ async fn the_version_of_the_listing_that_is_served_is_found_and_remembered() {
             Reply::Json(200, json!({"instances": [ours(1)]}))
         })
         .await;
-        *market.version.lock() = if gone == "/api/v1/" {
-            Version::V1
-        } else {
-            Version::V0
-        };
+        if gone == "/api/v0/" {
+            *market.old_list_until.lock() = Some(tokio::time::Instant::now() + OLD_LIST_FOR);
+        }
         for _ in 0..2 {
             assert_eq!(market.instances().await.expect("a listing").len(), 1);
         }
