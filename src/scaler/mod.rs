@@ -13,6 +13,7 @@ mod memory;
 mod money;
 mod observe;
 mod preview;
+mod supply;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use listing::{Agreement, Listing};
 use memory::EndpointMemory;
 use money::Errands;
 pub use preview::Looked;
+use supply::Supply;
 
 /// Events may ask for ticks at most this often.
 const LEAST_PAUSE: Duration = Duration::from_millis(20);
@@ -92,6 +94,7 @@ pub struct Scaler {
     /// Answered, and not looked at yet.
     listings: Arc<Mutex<Vec<Listing>>>,
     agreement: Arc<Agreement>,
+    supply: Arc<Supply>,
     /// Open rentals that no worker stands for, and where.
     orphans: Mutex<BTreeMap<WorkerId, (MarketKind, Known)>>,
     memory: Mutex<BTreeMap<EndpointName, EndpointMemory>>,
@@ -123,6 +126,7 @@ impl Scaler {
             errands: Mutex::default(),
             listings: Arc::default(),
             agreement: Arc::default(),
+            supply: Arc::default(),
             orphans: Mutex::default(),
             fleet,
             markets,

@@ -9,7 +9,6 @@ use crate::domain::{
     Instance, MarketKind, Offer, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
-use crate::market::MarketError;
 use crate::policy::lifecycle::{Effect, advance};
 use crate::policy::scaling::GroupSupply;
 use crate::telemetry::now;
@@ -207,7 +206,7 @@ impl Scaler {
         let mut supplies = Vec::with_capacity(settings.groups.len());
         let mut offers = Offers::new();
         for group in &settings.groups {
-            let found = self.offers_for(settings.market, group).await;
+            let found = self.offers_for(endpoint, group).await;
             supplies.push(self.supply_of(endpoint, group, &found));
             offers.insert(group.name.clone(), found);
         }
@@ -218,16 +217,6 @@ impl Scaler {
     pub(super) fn room(&self, endpoint: &EndpointFleet) -> UsdPerHour {
         let room = self.guard.headroom(endpoint, None, now());
         room.unwrap_or(UsdPerHour(f64::NEG_INFINITY))
-    }
-
-    async fn offers_for(&self, kind: MarketKind, group: &WorkerGroup) -> Vec<Offer> {
-        let Some(market) = self.markets.get(kind) else {
-            return Vec::new();
-        };
-        tokio::time::timeout(LISTING_TIMEOUT, market.offers(group))
-            .await
-            .unwrap_or_else(|_| Err(MarketError::Unavailable("search timed out".into())))
-            .unwrap_or_default()
     }
 
     /// What the best offer of the moment would bring.

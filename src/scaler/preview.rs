@@ -67,6 +67,10 @@ impl Scaler {
 
     async fn preview_of(&self, endpoint: &Arc<EndpointFleet>) -> PlanPreview {
         let offers = self.offers_of(endpoint).await;
+        for group in &offers {
+            let (name, offers) = (&group.group, group.offers.clone());
+            self.supply.answered(&endpoint.name, name, offers, now());
+        }
         let (groups, found) = self.group_supply(endpoint).await;
         let record = self.decide(endpoint, groups, &found, now());
         let snapshot = &record.inputs.snapshot;
