@@ -6,7 +6,7 @@ use super::asked::{Asked, open_alone, typed, value};
 use super::exit::Trouble;
 use super::show::{self, Grid};
 use crate::admin::ControlPath;
-use crate::domain::{EndpointName, GroupOffers, Hardware};
+use crate::domain::{Alternative, ChoiceRule, EndpointName, GroupOffers};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -59,7 +59,7 @@ fn text_of(groups: &[GroupOffers]) -> String {
     texts.collect::<Vec<_>>().join("\n")
 }
 
-/// How many there are, and the first `shown` of them, or why there is none.
+/// How many there are, and of those that were judged the first `shown`; or why there is none.
 pub(super) fn table(group: &GroupOffers, shown: usize) -> String {
     if let Some(problem) = &group.problem {
         return format!("{problem}\n");
@@ -67,33 +67,64 @@ pub(super) fn table(group: &GroupOffers, shown: usize) -> String {
     if group.offers.is_empty() {
         return "no offer fits\n".into();
     }
+    let count = group.offers.len();
+    let what = if count == 1 { "offer" } else { "offers" };
+    let judged = &group.choice.alternatives;
+    let listed = judged.len().min(shown);
+    let more = match count - listed.min(count) {
+        0 => String::new(),
+        more => format!("    and {more} more, which would come later\n"),
+    };
+    format!("{count} {what}\n{}{more}", alternatives(&judged[..listed]))
+}
+
+/// Offers as they were judged, the best first.
+pub(super) fn alternatives(judged: &[Alternative]) -> String {
     let mut grid = Grid::new(&[
         "OFFER",
         "GPUS",
         ">$/H",
         "KIND",
-        ">RELIABLE",
-        ">DLPERF",
+        ">TOKENS/S",
+        ">$/M TOKENS",
+        ">CHANCE",
         "LOCATION",
         "HOST/MACHINE",
+        "WHY",
     ]);
-    for offer in group.offers.iter().take(shown) {
-        let of =
-            |tell: fn(&Hardware) -> String| offer.hardware.as_ref().map(tell).unwrap_or_default();
+    for offer in judged {
+        let gpus = match offer.gpu_count {
+            0 => String::new(),
+            count => format!("{count}x {}", offer.gpu_name),
+        };
+        let machine = offer.machine.as_ref();
         grid.row([
-            offer.id.to_string(),
-            of(|hardware| format!("{}x {}", hardware.gpu_count, hardware.gpu_name)),
+            offer.offer.to_string(),
+            gpus,
             show::price(offer.usd_per_hour),
             kind(offer.interruptible).to_owned(),
-            of(|hardware| format!("{:.1}%", hardware.reliability * 100.0)),
-            of(|hardware| format!("{:.1}", hardware.dlperf)),
-            of(|hardware| hardware.location.clone()),
-            of(|hardware| format!("{}/{}", hardware.machine.host, hardware.machine.machine)),
+            show::speed(offer.tokens_per_second),
+            format!("{:.3}", offer.usd_per_million_tokens),
+            format!("{:.0}%", offer.chance * 100.0),
+            offer.location.clone(),
+            machine.map_or_else(String::new, |key| format!("{}/{}", key.host, key.machine)),
+            offer
+                .why_not
+                .map_or_else(|| "the one to rent".to_owned(), |why| why.to_string()),
         ]);
     }
-    let count = group.offers.len();
-    let what = if count == 1 { "offer" } else { "offers" };
-    format!("{count} {what}\n{}", grid.indented(4))
+    grid.indented(4)
+}
+
+/// What decided, in words.
+pub(super) fn rule(rule: ChoiceRule) -> &'static str {
+    match rule {
+        ChoiceRule::NoDifference => "the market does not tell machines apart",
+        ChoiceRule::CheapestPerToken => "least expected dollars a token",
+        ChoiceRule::Explored => "drawn, to learn what such machines do",
+        ChoiceRule::LeastObjection => "all had something against them; the least dear of them",
+        ChoiceRule::NoneFits => "no offer may be rented",
+    }
 }
 
 pub(super) fn kind(interruptible: bool) -> &'static str {

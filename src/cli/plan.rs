@@ -6,7 +6,7 @@ use super::asked::{Asked, open_alone, typed, value};
 use super::exit::{self, Trouble};
 use super::{offers, show};
 use crate::admin::ControlPath;
-use crate::domain::{GroupOffers, PlanPreview, PlannedAction, Release, ScalingAction};
+use crate::domain::{GroupOffers, OfferChoice, PlanPreview, PlannedAction, Release, ScalingAction};
 
 /// Offers shown of each group.
 const OFFERS_SHOWN: usize = 5;
@@ -60,8 +60,14 @@ fn endpoint_text(plan: &PlanPreview) -> String {
     if plan.actions.is_empty() {
         text.push_str("  nothing to do\n");
     }
+    let mut choices = plan.choices.iter();
     for planned in &plan.actions {
         text.push_str(&format!("  {}: {}\n", order(planned), planned.reason));
+        if let ScalingAction::Rent { .. } = planned.action
+            && let Some(choice) = choices.next()
+        {
+            text.push_str(&format!("    {}\n", taken(choice)));
+        }
     }
     if let Some(refused) = &plan.refused {
         text.push_str(&format!("  nothing can be rented: {refused}\n"));
@@ -88,26 +94,53 @@ pub(super) fn order(planned: &PlannedAction) -> String {
     }
 }
 
+/// The offer that would be taken.
+pub(super) fn taken(choice: &OfferChoice) -> String {
+    let rule = offers::rule(choice.rule);
+    match choice.best() {
+        Some(best) => format!(
+            "by offer {} at {}/h, {} tokens/s expected, ${:.3} a million tokens: {rule}",
+            best.offer,
+            show::price(best.usd_per_hour),
+            show::speed(best.tokens_per_second),
+            best.usd_per_million_tokens,
+        ),
+        None => format!("of {} offers none: {rule}", choice.offers),
+    }
+}
+
 fn offers_text(group: &GroupOffers) -> String {
     let table = offers::table(group, OFFERS_SHOWN);
-    let more = match group.offers.len().saturating_sub(OFFERS_SHOWN) {
-        0 => String::new(),
-        more => format!("    and {more} more: tidegate offers {}\n", group.endpoint),
-    };
-    format!("  {}: {table}{more}", group.group)
+    format!("  {}: {table}", group.group)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{
-        EndpointName, GroupName, MarketKind, Offer, OfferId, Reason, Timestamp, TokensPerSecond,
-        UsdPerHour,
+        Alternative, ChoiceRule, EndpointName, GroupName, MarketKind, Offer, OfferId, Reason,
+        Timestamp, TokensPerSecond, UsdPerHour, WhyNot,
     };
 
     fn preview(actions: Vec<PlannedAction>, offers: usize) -> PlanPreview {
-        let offers = (0..offers)
-            .map(|n| Offer::plain(OfferId::new(format!("o{n}")), UsdPerHour(0.2 + n as f64)));
+        let offers: Vec<Offer> = (0..offers)
+            .map(|n| Offer::plain(OfferId::new(format!("o{n}")), UsdPerHour(0.2 + n as f64)))
+            .collect();
+        let judged = offers.iter().map(|offer| Alternative {
+            why_not: Some(WhyNot::Dearer { times: 2.0 }),
+            ..Alternative::plain(offer, TokensPerSecond(50.0))
+        });
+        let mut choice = OfferChoice {
+            group: GroupName::new("small"),
+            rule: ChoiceRule::CheapestPerToken,
+            chosen: offers.first().map(|offer| offer.id.clone()),
+            draw: None,
+            offers: offers.len(),
+            alternatives: judged.collect(),
+        };
+        if let Some(first) = choice.alternatives.first_mut() {
+            first.why_not = None;
+        }
         PlanPreview {
             endpoint: EndpointName::new("chat"),
             market: MarketKind::Vast,
@@ -120,12 +153,14 @@ mod tests {
             prepared_wanted: TokensPerSecond(170.0),
             waiting_requests: 2,
             usd_per_hour: UsdPerHour(0.3),
+            choices: vec![choice.clone()],
             actions,
             refused: None,
             offers: vec![GroupOffers {
                 endpoint: EndpointName::new("chat"),
                 group: GroupName::new("small"),
-                offers: offers.collect(),
+                offers,
+                choice,
                 problem: None,
             }],
         }
@@ -146,8 +181,8 @@ mod tests {
         for part in [
             "chat (vast)",
             "rent one of small: 100 of 170",
-            "o0",
-            "$0.2000",
+            "by offer o0 at $0.2000/h, 50 tokens/s expected, $1.111 a million tokens: least expected dollars a token",
+            "the one to rent",
         ] {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
@@ -157,15 +192,21 @@ mod tests {
     fn a_plan_without_orders_and_offers_says_so() {
         let text = text_of(&[preview(Vec::new(), 0)]);
         assert!(
-            text.contains("nothing to do") && text.contains("none fits"),
+            text.contains("nothing to do") && text.contains("no offer fits"),
             "{text}"
         );
         assert!(text_of(&[]).contains("no endpoint rents"));
     }
 
     #[test]
+    fn an_offer_that_is_not_taken_says_why() {
+        let text = text_of(&[preview(Vec::new(), 2)]);
+        assert!(text.contains("2.00 times as dear a token"), "{text}");
+    }
+
+    #[test]
     fn more_offers_than_fit_are_counted() {
         let text = text_of(&[preview(Vec::new(), OFFERS_SHOWN + 3)]);
-        assert!(text.contains("and 3 more: tidegate offers chat"), "{text}");
+        assert!(text.contains("and 3 more"), "{text}");
     }
 }

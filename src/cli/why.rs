@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::asked::{Asked, decisions_path, open_ledger, typed, value};
 use super::exit::Trouble;
-use super::{ledger, plan, show};
+use super::{ledger, offers, plan, show};
 use crate::admin;
-use crate::domain::Usd;
+use crate::domain::{OfferChoice, Usd};
 use crate::ledger::RentalStory;
 use crate::policy::scaling::DecisionRecord;
 use crate::telemetry::find_decisions;
@@ -106,8 +106,15 @@ fn story_text(story: &RentalStory) -> String {
 }
 
 fn choice_text(choice: &Value) -> String {
-    let rule = choice.get("rule").and_then(Value::as_str).unwrap_or("?");
-    format!("  chosen by {rule}\n")
+    match OfferChoice::deserialize(choice) {
+        Ok(choice) => format!(
+            "  rented {}\n{}",
+            plan::taken(&choice),
+            offers::alternatives(&choice.alternatives)
+        ),
+        // Kept by another version.
+        Err(_) => format!("  chosen from offers: {choice}\n"),
+    }
 }
 
 fn decision_text(decision: &DecisionRecord) -> String {
@@ -130,6 +137,9 @@ fn decision_text(decision: &DecisionRecord) -> String {
     );
     for planned in &decision.plan.actions {
         text.push_str(&format!("  {}: {}\n", plan::order(planned), planned.reason));
+    }
+    for choice in &decision.choices {
+        text.push_str(&format!("  {}: {}\n", choice.group, plan::taken(choice)));
     }
     text
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointName, GroupName, MarketKind, Offer, PlannedAction, Timestamp, TokensPerSecond,
-    UsdPerHour,
+    EndpointName, GroupName, MarketKind, Offer, OfferChoice, PlannedAction, Timestamp,
+    TokensPerSecond, UsdPerHour,
 };
 
 /// One endpoint's next plan, and what it is made from.
@@ -25,17 +25,22 @@ pub struct PlanPreview {
     pub waiting_requests: usize,
     pub usd_per_hour: UsdPerHour,
     pub actions: Vec<PlannedAction>,
+    /// By which offers its rentals would be made, in their order.
+    pub choices: Vec<OfferChoice>,
     /// The spending limit that lets nothing be rented now.
     pub refused: Option<String>,
     pub offers: Vec<GroupOffers>,
 }
 
-/// What a market has for one worker group, the next one to be rented first.
+/// What a market has for one worker group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupOffers {
     pub endpoint: EndpointName,
     pub group: GroupName,
+    /// All of them, the lowest price first.
     pub offers: Vec<Offer>,
+    /// Which would be rented next, and what speaks against the others.
+    pub choice: OfferChoice,
     /// Why the market could not be asked.
     pub problem: Option<String>,
 }

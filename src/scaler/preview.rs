@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::experience::Look;
 use super::observe::LISTING_TIMEOUT;
 use super::{Markets, Scaler};
 use crate::domain::{
@@ -74,9 +75,9 @@ impl Scaler {
         let (groups, found) = self.group_supply(endpoint).await;
         let record = self.decide(endpoint, groups, &found, now());
         let snapshot = &record.inputs.snapshot;
-        let plan = match self.is_spending_stopped() {
-            true => ScalingPlan::default(),
-            false => record.plan,
+        let (plan, choices) = match self.is_spending_stopped() {
+            true => (ScalingPlan::default(), Vec::new()),
+            false => (record.plan, record.choices),
         };
         PlanPreview {
             endpoint: endpoint.name.clone(),
@@ -91,6 +92,7 @@ impl Scaler {
             waiting_requests: snapshot.waiting.requests,
             usd_per_hour: self.guard.committed(endpoint),
             actions: plan.actions,
+            choices,
             refused: self
                 .guard
                 .headroom(endpoint, None, record.at)
@@ -125,9 +127,17 @@ impl Scaler {
                 Err(error) => (Vec::new(), Some(error.to_string())),
             };
             offers.sort_by(|a, b| a.usd_per_hour.0.total_cmp(&b.usd_per_hour.0));
+            let look = Look {
+                endpoint,
+                offers: &offers,
+                room: self.room(endpoint),
+                draw: None,
+                at: now(),
+            };
             all.push(GroupOffers {
                 endpoint: endpoint.name.clone(),
                 group: group.name.clone(),
+                choice: self.experience.next(&look, group),
                 offers,
                 problem,
             });
