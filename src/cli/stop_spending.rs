@@ -22,9 +22,9 @@ use crate::domain::{Endpoint, Instance, MoneyView};
 use crate::ledger::{self, LedgerError};
 
 /// A gateway that runs sees the mark at its next tick.
-const SEEN_WITHIN: Duration = Duration::from_secs(15);
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
 /// Nobody answers for so long: the gateway is broken.
-const BROKEN_AFTER: Duration = Duration::from_secs(15);
+const BROKEN_AFTER: Duration = Duration::from_secs(10);
 /// One question to a gateway that may be broken.
 const QUESTION: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -1,5 +1,6 @@
 //! The fake Vast over real sockets, with real containers: what tests of renting rely on.
 
+mod cli;
 mod clients;
 mod faults;
 mod gateway;
