@@ -107,6 +107,10 @@ impl Parsed {
                 _ => wrong(at, format!("{text} with another operator"), "FIELD=any"),
             };
         }
+        let value = match value {
+            Typed::Quoted(text) => Typed::One(text),
+            other => other,
+        };
         let value = value.meant(at, field)?;
         self.set(field, operator, value);
         Ok(())
@@ -117,6 +121,8 @@ impl Parsed {
 #[derive(Clone, Copy)]
 pub(super) enum Typed<'a> {
     One(&'a str),
+    /// In quotes: never a word with a meaning of its own.
+    Quoted(&'a str),
     Many(&'a [String]),
 }
 
@@ -150,7 +156,7 @@ impl Typed<'_> {
             (Typed::One("true" | "True"), None) => Ok(SearchValue::Flag(true)),
             (Typed::One("false" | "False"), None) => Ok(SearchValue::Flag(false)),
             (Typed::One("null" | "None"), None) => Ok(SearchValue::Null),
-            (Typed::One(text), None) => Ok(SearchValue::Text(text.to_owned())),
+            (Typed::One(text) | Typed::Quoted(text), _) => Ok(SearchValue::Text(text.to_owned())),
         }
     }
 }
@@ -229,7 +235,12 @@ fn filter(parsed: &mut Parsed, rest: &mut Scanner<'_>) -> Result<(), Wrong> {
         let items: Vec<String> = items.filter(|item| !item.is_empty()).map(plain).collect();
         return parsed.add(value_at, field, operator, Typed::Many(&items));
     }
-    parsed.add(value_at, field, operator, Typed::One(&plain(value)))
+    let text = plain(value);
+    let typed = match value.starts_with('"') {
+        true => Typed::Quoted(&text),
+        false => Typed::One(&text),
+    };
+    parsed.add(value_at, field, operator, typed)
 }
 
 struct Scanner<'a> {

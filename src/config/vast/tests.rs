@@ -105,6 +105,10 @@ fn any_takes_a_filter_away_also_one_that_is_a_default() {
         "num_gpus=1 verified=any external=* rentable=? num_gpus=any id=3",
         json!({"id": {"eq": "3"}}),
     );
+    means(
+        "gpu_name=\"any\"",
+        with_defaults(json!({"gpu_name": {"eq": "any"}})),
+    );
 }
 
 /// The wrong parts of a query: at which byte, and what.
