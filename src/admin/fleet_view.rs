@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use crate::domain::{
-    DemandView, FleetSnapshot, GapLaw, KvRoom, MarketKind, MoneyView, PredictionView,
-    ScalingSettings, Timestamp, TokensPerSecond, WaitReason, WaitingView, WorkerPhase, WorkerView,
+    Alternative, BenchmarkResult, DemandView, FleetSnapshot, GapLaw, InstanceState, KvRoom,
+    MarketKind, MoneyView, PredictionView, ScalingSettings, Timestamp, TokensPerSecond, WaitReason,
+    WaitingView, WorkerPhase, WorkerView,
 };
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::policy::ejection::Standing;
@@ -72,6 +73,15 @@ struct WorkerRow {
     last_reason: String,
     /// What its market says of its machine: progress of a pull, an error.
     market_message: String,
+    /// The offer it was rented by, as it was judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rented_as: Option<Alternative>,
+    /// What it showed before it served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    benchmark: Option<BenchmarkResult>,
+    /// What its market calls its state, and since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<(InstanceState, Timestamp)>,
 }
 
 pub(super) fn of(fleet: &Fleet, now: Timestamp) -> FleetView {
@@ -138,6 +148,9 @@ fn rows(endpoint: &EndpointFleet, snapshot: FleetSnapshot) -> Vec<WorkerRow> {
                 output_tokens_total: totals.output_tokens,
                 requests_total: totals.requests,
                 last_reason: worker.last_reason(),
+                rented_as: worker.origin.rented_as().map(|offer| (*offer).clone()),
+                benchmark: worker.origin.benchmark(),
+                instance: worker.origin.seen(),
                 market_message: worker.market_message(),
                 view,
             })

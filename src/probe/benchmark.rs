@@ -12,8 +12,6 @@ use crate::engines::{self, AnswerReader, Exchange, JsonObject};
 use crate::fleet::{Contact, Worker};
 use crate::telemetry::now;
 
-/// Requests one after another in each of the streams that flow at once.
-const ROUNDS: u32 = 2;
 /// The part of the time that the request alone may take.
 const ALONE_SHARE: u32 = 3;
 /// Fewer tokens in all tell nothing.
@@ -98,26 +96,10 @@ impl Asker<'_> {
     async fn all_at_once(&self, concurrency: u32, deadline: Instant) -> Option<Vec<Stream>> {
         let mut asked = JoinSet::new();
         for n in 0..concurrency {
-            let mut rounds = Vec::new();
-            for round in 0..ROUNDS {
-                let exchange = self.exchange(1 + n + round * concurrency)?;
-                rounds.push((self.request(&exchange), exchange));
-            }
-            asked.spawn(async move {
-                let mut streams = Vec::new();
-                for (request, exchange) in rounds {
-                    if Instant::now() < deadline {
-                        streams.push(stream(request, exchange, deadline).await);
-                    }
-                }
-                streams
-            });
+            let exchange = self.exchange(1 + n)?;
+            asked.spawn(stream(self.request(&exchange), exchange, deadline));
         }
-        let mut streams = Vec::new();
-        while let Some(done) = asked.join_next().await {
-            streams.extend(done.unwrap_or_default());
-        }
-        Some(streams)
+        Some(asked.join_all().await)
     }
 
     /// The `n`th request in the language of the worker's engine; each has another beginning, so that no prefix cache

@@ -3,6 +3,7 @@
 mod access_log;
 mod admin;
 mod bad_input;
+mod benchmark;
 mod change;
 mod choosing;
 mod cli;
