@@ -27,6 +27,9 @@ pub struct WorkerView {
     pub outstanding: Tokens,
     pub in_flight: u32,
     pub usd_per_hour: UsdPerHour,
+    /// Rented beside another whose start is doubtful: one of the two goes, so it counts as no capacity yet.
+    #[serde(default)]
+    pub spare: bool,
 }
 
 /// Requests held because no worker could take them.

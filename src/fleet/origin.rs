@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::domain::{Alternative, BenchmarkResult, InstanceState, Timestamp};
+use crate::domain::{Alternative, BenchmarkResult, InstanceState, Timestamp, WorkerId};
 
 #[derive(Default)]
 pub struct Origin {
@@ -15,6 +15,8 @@ pub struct Origin {
     seen: Mutex<Option<(InstanceState, Timestamp)>>,
     /// An error its market reported in the last listing.
     complaint: Mutex<Option<String>>,
+    /// The worker it was rented beside, while it is open which of the two stays.
+    spare_of: Mutex<Option<WorkerId>>,
     /// From the order to start until it was healthy.
     boot_took: Mutex<Duration>,
 }
@@ -59,6 +61,14 @@ impl Origin {
         let again = complaint.is_some() && before.as_deref() == complaint;
         *before = complaint.map(str::to_owned);
         again
+    }
+
+    pub fn spare_of(&self) -> Option<WorkerId> {
+        self.spare_of.lock().clone()
+    }
+
+    pub fn set_spare_of(&self, rival: Option<WorkerId>) {
+        *self.spare_of.lock() = rival;
     }
 
     pub fn boot_took(&self) -> Duration {

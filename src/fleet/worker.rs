@@ -416,6 +416,7 @@ impl Worker {
             outstanding: load.outstanding(),
             in_flight: self.in_flight(),
             usd_per_hour: self.price(),
+            spare: self.origin.spare_of().is_some(),
         }
     }
 }

@@ -84,7 +84,9 @@ impl Scaler {
         match chosen {
             Some(offer) => {
                 let reason = self.say(endpoint, planned);
-                self.rent(endpoint, choice, offer, &reason, at);
+                if let Some(worker) = self.rent(endpoint, choice, offer, &reason, at) {
+                    self.rent_spare(endpoint, worker.id(), choice, offers, at);
+                }
             }
             None => {
                 tracing::debug!(endpoint = %endpoint.name, group = %choice.group, "no offer fits");
@@ -92,25 +94,26 @@ impl Scaler {
         }
     }
 
-    fn rent(
+    /// The new worker; `None` where nothing was rented.
+    pub(super) fn rent(
         &self,
         endpoint: &Arc<EndpointFleet>,
         choice: &OfferChoice,
         offer: &Offer,
         reason: &str,
         at: Timestamp,
-    ) {
+    ) -> Option<Arc<Worker>> {
         let settings = endpoint.settings();
         let (Some(group), Some(market), Some(best)) = (
             settings.group(&choice.group),
             self.markets.get(settings.market),
             choice.best(),
         ) else {
-            return;
+            return None;
         };
         // Several may be wanted at once where there is money for one.
         if self.guard.refuses(endpoint, best.usd_per_hour, at) {
-            return;
+            return None;
         }
         let id = new_worker_id(&group.name, at);
         let rental = Rental {
@@ -127,7 +130,7 @@ impl Scaler {
         // Nothing is rented that the ledger does not know.
         if let Err(error) = self.ledger.intend(&rental) {
             tracing::error!(%error, "ledger not written: nothing is rented");
-            return;
+            return None;
         }
         self.books.open(&id, &endpoint.name, settings.market, at);
         let worker = endpoint.add_worker(
@@ -171,6 +174,7 @@ impl Scaler {
                 Ok(())
             }
         });
+        Some(worker)
     }
 
     /// The machine is believed what the choice believed of it, and the choice is kept for who asks why.

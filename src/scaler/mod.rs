@@ -13,6 +13,7 @@ mod memory;
 mod money;
 mod observe;
 mod preview;
+mod race;
 mod supply;
 
 use std::collections::BTreeMap;
@@ -186,6 +187,7 @@ impl Scaler {
                 self.review(endpoint);
             }
             self.advance_workers(endpoint);
+            self.settle_races(endpoint);
             if endpoint.settings().market != MarketKind::Fixed || endpoint.is_removed() {
                 self.plan_endpoint(endpoint).await;
             }

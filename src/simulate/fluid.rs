@@ -404,6 +404,7 @@ impl<'a> World<'a> {
             outstanding: Tokens::ZERO,
             in_flight: 0,
             usd_per_hour: group.usd_per_hour,
+            spare: false,
         };
         self.workers
             .insert(id.clone(), FluidWorker { view, machine });

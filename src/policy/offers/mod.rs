@@ -6,6 +6,7 @@ mod bid;
 mod chance;
 mod cost;
 pub mod gpu;
+pub mod race;
 mod speeds;
 mod spread;
 #[cfg(test)]

@@ -142,6 +142,7 @@ fn worker(index: usize, phase: WorkerPhase) -> WorkerView {
         outstanding: Tokens::ZERO,
         in_flight: 0,
         usd_per_hour: UsdPerHour(0.4),
+        spare: false,
     }
 }
 
