@@ -32,8 +32,14 @@ pub(super) async fn plan(arguments: &Arguments) -> Result<ExitCode, Trouble> {
     } else {
         show::print(&text_of(&plans));
     }
+    let problems = plans.iter().flat_map(|plan| &plan.offers);
+    let silent = problems.filter_map(|group| group.problem.as_ref()).count();
     let limited = plans.iter().any(|plan| plan.refused.is_some());
-    Ok(ExitCode::from(if limited { exit::LIMITED } else { 0 }))
+    Ok(ExitCode::from(match (limited, silent) {
+        (true, _) => exit::LIMITED,
+        (false, 0) => 0,
+        (false, _) => exit::UNREACHABLE,
+    }))
 }
 
 fn text_of(plans: &[PlanPreview]) -> String {

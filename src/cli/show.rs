@@ -40,8 +40,14 @@ impl Grid {
 
 /// To standard output. A reader that has seen enough, as `head` has, is no error.
 pub(super) fn print(text: &str) {
+    let _ = try_print(text);
+}
+
+/// An error is a reader that went away, or a full disk.
+pub(super) fn try_print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 pub(super) fn print_json(value: &impl Serialize) {

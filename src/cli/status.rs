@@ -90,7 +90,9 @@ pub(super) async fn status(arguments: &Arguments) -> Result<ExitCode, Trouble> {
             Err(error) => format!("{error}\n"),
         };
         let clear = if arguments.asked.json { "" } else { CLEAR };
-        show::print(&format!("{clear}{text}"));
+        if show::try_print(&format!("{clear}{text}")).is_err() {
+            return Ok(ExitCode::SUCCESS);
+        }
         tokio::time::sleep(every).await;
     }
 }

@@ -246,26 +246,24 @@ async fn follow(arguments: &Arguments, known: &Known) -> Result<Vec<String>, Str
 async fn end_alone(alone: &Alone, patience: Duration) -> Result<Vec<String>, Trouble> {
     tokio::select! {
         () = alone.scale() => Err(Trouble::No("the scaler ended by itself".into())),
-        left = until_empty(patience, async || alone.machines().await) => {
-            let left = left?;
-            if left.is_empty() {
-                close_open_rentals(alone)?;
-            }
-            Ok(left)
-        }
+        left = until_empty(patience, async || left_of(alone).await) => left,
     }
 }
 
-/// No market lists anything of ours: what the ledger still holds open has ended.
-fn close_open_rentals(alone: &Alone) -> Result<(), Trouble> {
-    for rental in alone.ledger.open_rentals()? {
-        alone.ledger.ended(
-            &rental.worker,
-            "spending was stopped",
-            crate::telemetry::now(),
-        )?;
-    }
-    Ok(())
+/// Machines of ours, and rentals that the ledger holds open though no market lists them: they may be at an account
+/// that cannot be asked here.
+async fn left_of(alone: &Alone) -> Result<Vec<String>, String> {
+    let machines = alone.machines().await?;
+    let open = alone.ledger.open_rentals();
+    let unlisted = open
+        .map_err(|error| error.to_string())?
+        .into_iter()
+        .filter(|rental| {
+            let here = |machine: &Instance| machine.label.worker == rental.worker;
+            !machines.iter().any(here)
+        });
+    let unlisted = unlisted.map(|rental| format!("{} (open in the ledger)", rental.worker));
+    Ok(machines.iter().map(name).chain(unlisted).collect())
 }
 
 async fn end_from_outside(known: &Known, patience: Duration) -> Result<Vec<String>, Trouble> {
@@ -275,7 +273,11 @@ async fn end_from_outside(known: &Known, patience: Duration) -> Result<Vec<Strin
         .as_ref()
         .map_or(&[], |config| &config.endpoints);
     let account = Account::new(&known.server, endpoints, installation)?;
-    let left = until_empty(patience, async || account.end_all().await).await?;
+    let found = async || {
+        let machines = account.end_all().await?;
+        Ok(machines.iter().map(name).collect())
+    };
+    let left = until_empty(patience, found).await?;
     eprintln!("the ledger was not written: the next gateway does that from the market's bill");
     Ok(left)
 }
@@ -283,14 +285,13 @@ async fn end_from_outside(known: &Known, patience: Duration) -> Result<Vec<Strin
 /// Looks until several looks in a row find nothing, or patience ends: what is left then.
 async fn until_empty(
     patience: Duration,
-    look: impl AsyncFn() -> Result<Vec<Instance>, String>,
+    look: impl AsyncFn() -> Result<Vec<String>, String>,
 ) -> Result<Vec<String>, Trouble> {
     let deadline = Instant::now() + patience;
     let (mut empty, mut told) = (0, Vec::new());
     loop {
         match look().await {
-            Ok(machines) => {
-                let left: Vec<String> = machines.iter().map(name).collect();
+            Ok(left) => {
                 empty = if left.is_empty() { empty + 1 } else { 0 };
                 if empty >= EMPTY_LISTINGS || Instant::now() >= deadline {
                     return Ok(left);
@@ -360,7 +361,7 @@ mod tests {
             looks.set(looks.get() + 1);
             // Gone, there again, gone for good.
             Ok(match looks.get() {
-                1 | 3 => vec![machine()],
+                1 | 3 => vec!["w1".to_owned()],
                 _ => Vec::new(),
             })
         };
@@ -374,7 +375,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_does_not_go_in_time_is_named_and_a_market_that_is_silent_is_not_taken_for_empty()
     {
-        let stays = async || Ok(vec![machine()]);
+        let stays = async || Ok(vec![name(&machine())]);
         let left = until_empty(Duration::from_secs(5), stays)
             .await
             .expect("an answer");
