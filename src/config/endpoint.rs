@@ -103,7 +103,7 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     for group in &mut groups {
         group.interruptible = offers.interruptible != Interruptible::Never;
     }
-    let benchmark = offers::benchmark(&s, market);
+    let benchmark = offers::benchmark(&s, market, times.benchmark);
     let keys = keys::read(&s, false);
     let endpoint = name.as_ref().map(|name| Endpoint {
         name: EndpointName::new(&name.text),

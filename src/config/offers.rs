@@ -1,5 +1,7 @@
 //! Which offers may be rented, and what a new worker has to show: `interruptible`, `offers`, `benchmark`.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::endpoint::DAY_S;
@@ -29,7 +31,22 @@ pub(super) fn read(s: &Section) -> OfferSettings {
 }
 
 /// Machines of strangers are measured; what the operator runs himself is believed.
-pub(super) fn benchmark(s: &Section, market: MarketKind) -> Option<BenchmarkSettings> {
+pub(super) fn benchmark(
+    s: &Section,
+    market: MarketKind,
+    deadline: Duration,
+) -> Option<BenchmarkSettings> {
+    let settings = wanted(s, market)?;
+    if settings.length >= deadline {
+        let node = s.get("benchmark").or(s.get("timeouts")).unwrap_or(s.node);
+        let what = "a benchmark's seconds reach timeouts.benchmark: every worker would fail";
+        s.reader
+            .mistake_at(node, what, "seconds below timeouts.benchmark");
+    }
+    Some(settings)
+}
+
+fn wanted(s: &Section, market: MarketKind) -> Option<BenchmarkSettings> {
     match s.get("benchmark") {
         None => {
             let settings = (market == MarketKind::Vast).then(|| map(s, &NOTHING));

@@ -3,6 +3,7 @@
 mod connections;
 mod files;
 mod keys;
+mod offers;
 mod routes;
 mod secrets;
 mod spending;
