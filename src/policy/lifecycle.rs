@@ -13,8 +13,10 @@ use crate::domain::{
 
 /// Failed probes in a row, over `unresponsive` at least, until a worker is given up.
 const FAILED_PROBES_MAX: u32 = 3;
-/// A call that is not seen to have worked is made again after this.
+/// A call that a later listing shows not to have worked is made again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The same where no listing says anything. Calls that did work must not crowd out those still to be made.
+const RETRY_UNSEEN_AFTER: Duration = Duration::from_secs(60);
 /// How long a worker that was just ordered to start may still be listed as stopped; a market that takes longer has
 /// probably given the machine to somebody else. At most a quarter of the boot deadline.
 const STILL_STOPPED_MAX: Duration = Duration::from_secs(45);
@@ -146,10 +148,10 @@ fn ready(event: WorkerEvent, times: &TimeLimits, now: Timestamp) -> Option<Trans
     match event {
         WorkerEvent::ProbeFailed => to(WorkerPhase::Unhealthy { failed_probes: 1 }, now),
         WorkerEvent::DrainOrdered(then) => to(WorkerPhase::Draining { then, since: now }, now),
-        WorkerEvent::InstanceSeen(InstanceState::Stopped) => to(WorkerPhase::Stopped, now),
-        WorkerEvent::InstanceSeen(InstanceState::Scheduling) => fail(FailureReason::Outbid, now),
-        // It answers, whatever its market hears of its host.
-        WorkerEvent::InstanceLasts {
+        // It answers, whatever its market says: a listing may be wrong. What is true shows in the next probe.
+        WorkerEvent::InstanceSeen(InstanceState::Stopped | InstanceState::Scheduling)
+        | WorkerEvent::InstanceMissing
+        | WorkerEvent::InstanceLasts {
             state: InstanceState::Offline,
             ..
         } => None,
@@ -225,7 +227,12 @@ fn stopping(
     match event {
         WorkerEvent::InstanceSeen(InstanceState::Stopped) => to(WorkerPhase::Stopped, now),
         WorkerEvent::DrainOrdered(Release::Destroy) => release(Release::Destroy, now),
-        WorkerEvent::Tick if waited >= RETRY_AFTER => release(Release::Stop, now),
+        WorkerEvent::InstanceSeen(InstanceState::Running | InstanceState::Loading)
+            if waited >= RETRY_AFTER =>
+        {
+            release(Release::Stop, now)
+        }
+        WorkerEvent::Tick if waited >= RETRY_UNSEEN_AFTER => release(Release::Stop, now),
         _ => lost(event, times, now),
     }
 }
@@ -254,14 +261,8 @@ fn failed(
         WorkerEvent::InstanceMissing | WorkerEvent::RentRefused => gone(now),
         // It was refused and yet it is there.
         WorkerEvent::InstanceSeen(_) if refused => release(Release::Destroy, now),
-        WorkerEvent::Tick if waited >= RETRY_AFTER => {
-            let effect = if refused {
-                Effect::Forget
-            } else {
-                Effect::Destroy
-            };
-            with(phase, effect, now)
-        }
+        WorkerEvent::Tick if refused && waited >= RETRY_AFTER => with(phase, Effect::Forget, now),
+        _ if !refused && is_to_be_repeated(event, waited) => with(phase, Effect::Destroy, now),
         _ => None,
     }
 }
@@ -269,8 +270,17 @@ fn failed(
 fn destroying(event: WorkerEvent, waited: Duration, now: Timestamp) -> Option<Transition> {
     match event {
         WorkerEvent::InstanceMissing | WorkerEvent::RentRefused => gone(now),
-        WorkerEvent::Tick if waited >= RETRY_AFTER => release(Release::Destroy, now),
+        _ if is_to_be_repeated(event, waited) => release(Release::Destroy, now),
         _ => None,
+    }
+}
+
+/// Whether the order to destroy is given again: it is still listed, or nobody says anything.
+fn is_to_be_repeated(event: WorkerEvent, waited: Duration) -> bool {
+    match event {
+        WorkerEvent::InstanceSeen(_) => waited >= RETRY_AFTER,
+        WorkerEvent::Tick => waited >= RETRY_UNSEEN_AFTER,
+        _ => false,
     }
 }
 

@@ -96,6 +96,13 @@ struct Absence {
     listings: u32,
 }
 
+impl ReconcileMemory {
+    /// It is known from before this process: were it missing, that would not be because it is new.
+    pub fn expect(&mut self, worker: WorkerId) {
+        self.seen.insert(worker);
+    }
+}
+
 /// Where the two sides differ. While there is one, nothing is rented at this market.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "what")]
@@ -240,7 +247,9 @@ fn miss(
     });
     absence.listings += 1;
     let absence = *absence;
-    let fresh = one.expected != Expected::Ending && !memory.seen.contains(&one.worker);
+    // One that was told to end before its order was answered may still show, as late as any.
+    let may_show = one.expected != Expected::Ending || one.instance.is_none();
+    let fresh = may_show && !memory.seen.contains(&one.worker);
     let wait = if fresh { patience.fresh } else { patience.gone };
     let settled = absence.listings >= LISTINGS_UNTIL_GONE && at.since(absence.since) >= wait;
     // What was told to end is rightly missing in the most doubtful listing, but only others tell that it is so.

@@ -27,8 +27,11 @@ impl Scaler {
         let rentals: Vec<(Rental, MarketKind)> = rentals
             .into_iter()
             .map(|rental| {
-                let market = markets.get(&rental.worker).copied();
-                let market = self.market_of(&rental, market);
+                let seen_at = markets.get(&rental.worker).copied();
+                if let Some(market) = seen_at {
+                    self.agreement.expect(market, rental.worker.clone());
+                }
+                let market = self.market_of(&rental, seen_at);
                 (rental, market)
             })
             .collect();

@@ -11,7 +11,7 @@ use super::Scaler;
 use super::act::{count, midway};
 use crate::domain::{
     EndpointName, GroupName, Instance, MarketKind, Release, Timestamp, UsdPerHour, WorkerEvent,
-    WorkerPhase,
+    WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::market::{Market, MarketError};
@@ -57,6 +57,12 @@ impl Agreement {
             Some(outlook) => outlook.pause(Some((&endpoint.name, group))),
             None => vec![Disagreement::NotListedYet.to_string()],
         }
+    }
+
+    /// It was listed before this process began.
+    pub(super) fn expect(&self, kind: MarketKind, worker: WorkerId) {
+        let mut outlooks = self.0.lock();
+        outlooks.entry(kind).or_default().memory.expect(worker);
     }
 
     /// A market answered somebody who only looks.

@@ -10,6 +10,8 @@ use crate::domain::{Secret, Timestamp};
 
 /// What an error of ours quotes of the market's words.
 const MESSAGE_CHARS_MAX: usize = 300;
+/// A longer `Retry-After` is asked again after this: machines wait to be ended meanwhile. Vast's own client does the same.
+const RETRY_AFTER_MAX_S: f64 = 60.0;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Failure {
@@ -151,7 +153,8 @@ impl Failure {
         }
         let after = text(header::RETRY_AFTER.as_str())
             .and_then(|seconds| seconds.trim().parse::<f64>().ok())
-            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            .filter(|seconds| *seconds >= 0.0)
+            .map(|seconds| Duration::from_secs_f64(seconds.min(RETRY_AFTER_MAX_S)));
         Failure::TooFast { after }
     }
 
