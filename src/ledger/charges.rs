@@ -177,7 +177,8 @@ fn booked(tx: &Connection, worker: &WorkerId, kind: SpendKind) -> rusqlite::Resu
     )
 }
 
-/// A difference belongs to what the same kind of money was good for, in the same shares.
+/// A difference belongs to what the same kind of money was good for, in the same shares. Traffic does not accrue: nearly all
+/// of it is images and models that are pulled.
 fn spread(
     tx: &Connection,
     billed: &Billed,
@@ -185,17 +186,12 @@ fn spread(
     usd: f64,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Correction>> {
-    let like = if kind == SpendKind::Storage {
-        SpendKind::Storage
-    } else {
-        SpendKind::Gpu
-    };
     let mut shares: Vec<(SpendUse, f64)> = Vec::new();
     for good_for in SpendUse::ALL {
         let share: f64 = tx.query_row(
             "SELECT total(usd) FROM spend
              WHERE worker = ?1 AND kind = ?2 AND good_for = ?3 AND source = 'accrued'",
-            params![billed.worker.as_str(), like.as_str(), good_for.as_str()],
+            params![billed.worker.as_str(), kind.as_str(), good_for.as_str()],
             |row| row.get(0),
         )?;
         if share > 0.0 {

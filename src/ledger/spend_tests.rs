@@ -183,7 +183,8 @@ fn an_ended_rental_comes_to_what_was_billed() {
     assert!((row.corrections + 0.1).abs() < 1e-9, "{row:?}");
     assert!((row.traffic - 0.2).abs() < 1e-9, "{row:?}");
     // Three quarters of the GPU's money served, and so of what came back.
-    assert!((row.serving - (3.0 - 0.3 + 0.15)).abs() < 1e-9, "{row:?}");
+    assert!((row.serving - (3.0 - 0.3)).abs() < 1e-9, "{row:?}");
+    assert!((row.cold_start - (1.0 - 0.1 + 0.2)).abs() < 1e-9, "{row:?}");
 }
 
 #[test]

@@ -70,12 +70,28 @@ pub struct Budget {
 
 /// Which limit says no.
 #[derive(Clone, Debug, PartialEq, thiserror::Error, Serialize, Deserialize)]
-#[error("{} limit of {}: {used:.4} of {limit:.4}", rule.as_str(), scope.as_str())]
+#[error("{}", self.words())]
 pub struct Refusal {
     pub scope: SpendingScope,
     pub rule: SpendingRule,
     pub used: f64,
     pub limit: f64,
+}
+
+impl Refusal {
+    fn words(&self) -> String {
+        let (used, limit) = (self.used, self.limit);
+        match self.rule {
+            SpendingRule::Stopped => "spending is stopped".to_owned(),
+            SpendingRule::Credit => {
+                format!("{used:.2} $ of credit left, at least {limit:.2} wanted")
+            }
+            rule => {
+                let (rule, scope) = (rule.as_str(), self.scope.as_str());
+                format!("limit of the {rule} for {scope}: {used:.4} $ of {limit:.4} $")
+            }
+        }
+    }
 }
 
 /// A machine that has to go.
