@@ -1,6 +1,7 @@
 //! Getting a worker for a request: now, or after waiting in the endpoint's room.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ pub(super) enum NotAdmitted {
 /// Who waits.
 pub(super) trait Waiting {
     /// Runs `work` until it is done or the client leaves.
-    async fn stay<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ClientLeft>;
+    async fn stay<T>(&mut self, work: impl Future<Output = T> + Unpin) -> Result<T, ClientLeft>;
 
     /// How often the client is told its place; `None`: never.
     fn words_every(&self) -> Option<Duration>;
@@ -49,7 +50,7 @@ pub(super) trait Waiting {
 }
 
 impl Waiting for Reply<'_> {
-    async fn stay<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ClientLeft> {
+    async fn stay<T>(&mut self, work: impl Future<Output = T> + Unpin) -> Result<T, ClientLeft> {
         self.while_connected(work).await
     }
 
@@ -64,7 +65,7 @@ impl Waiting for Reply<'_> {
 
 /// A client of which nothing is known but that it is there.
 impl Waiting for ServerSession {
-    async fn stay<T>(&mut self, work: impl Future<Output = T>) -> Result<T, ClientLeft> {
+    async fn stay<T>(&mut self, work: impl Future<Output = T> + Unpin) -> Result<T, ClientLeft> {
         while_connected(self, work).await
     }
 
@@ -136,7 +137,7 @@ async fn wait(
         let left = patience.left(reason);
         let until_word = next_word.map_or(left, |next| next.saturating_duration_since(since));
         let news = tokio::time::timeout(until_word.min(left), held.news());
-        let news = client.stay(news).await;
+        let news = client.stay(pin!(news)).await;
         patience.spend(reason, since.elapsed());
         match news {
             Ok(Ok(News::Assigned(claim))) => return Ok(claim),

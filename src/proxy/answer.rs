@@ -8,7 +8,6 @@ use super::Gateway;
 use super::admit::worker_for;
 use super::attempt::{Begun, Failed, First};
 use super::client::Client;
-use super::forward::Upstream;
 use super::meter::AnswerMeter;
 use super::moving::Elsewhere;
 use super::record::Record;
@@ -16,6 +15,7 @@ use super::relay::{BreakOff, Relay, Relayed};
 use super::reply::Reply;
 use super::stop::{Stop, bad_request, not_admitted, upstream_stop};
 use super::understand::Request;
+use super::upstream::Upstream;
 use crate::domain::{Endpoint, GroupName, Obstacle, RequestOutcome, WorkerId};
 use crate::engines::{self, AnswerReader, Ending, Exchange};
 use crate::fleet::{Claim, EndpointFleet, Ticket, Worker};
@@ -38,7 +38,7 @@ pub(super) struct Answering<'a> {
     resumes: u32,
     /// The engine's own word for why the last stream broke off, for a client nobody goes on for.
     event: Option<bytes::Bytes>,
-    broken: Option<Broken>,
+    broken: Option<Box<Broken>>,
     /// What the client has of a stream with which nobody goes on yet.
     given: Option<Given>,
     /// The place that a stream has taken before it left its worker.
@@ -163,23 +163,10 @@ async fn tell(reply: &mut Reply<'_>, record: &Record, stop: Stop) -> Stop {
 impl Answering<'_> {
     async fn run(&mut self, reply: &mut Reply<'_>) -> Result<(), Stop> {
         loop {
-            let claim = Box::pin(self.worker(reply)).await?;
-            if !self.fits(claim.worker()) {
-                self.ticket.tried.push(claim.worker().id().clone());
-                continue;
-            }
-            let exchange = self.exchange(claim.worker())?;
-            self.attempts += 1;
-            let begun = match self.begin(reply, claim, exchange).await {
-                Ok(Ok(begun)) => begun,
-                Ok(Err(failed)) => {
-                    self.retry(failed)?;
-                    continue;
-                }
-                Err(left) => return Err(left.into()),
-            };
-            self.note_gone_on();
-            if self.give(reply, begun).await? {
+            // On the heap, like all that is gone before a stream flows.
+            if let Some(begun) = Box::pin(self.begun(reply)).await?
+                && self.give(reply, begun).await?
+            {
                 return Ok(());
             }
         }
@@ -190,7 +177,25 @@ impl Answering<'_> {
         let can = |broken: &Broken| {
             engines::can_go_on(worker.spec.engine, &self.request.call, &broken.reader)
         };
-        self.broken.as_ref().is_none_or(can)
+        self.broken.as_deref().is_none_or(can)
+    }
+
+    /// An answer that has begun; `None` if the attempt failed and another one may be made.
+    async fn begun(&mut self, reply: &mut Reply<'_>) -> Result<Option<Box<Begun>>, Stop> {
+        let claim = self.worker(reply).await?;
+        if !self.fits(claim.worker()) {
+            self.ticket.tried.push(claim.worker().id().clone());
+            return Ok(None);
+        }
+        let exchange = self.exchange(claim.worker())?;
+        self.attempts += 1;
+        match self.begin(reply, claim, exchange).await? {
+            Ok(begun) => {
+                self.note_gone_on();
+                Ok(Some(begun))
+            }
+            Err(failed) => self.retry(*failed).map(|()| None),
+        }
     }
 
     async fn worker(&mut self, reply: &mut Reply<'_>) -> Result<Claim, Stop> {
@@ -238,10 +243,12 @@ impl Answering<'_> {
         let (endpoint, worker) = (&self.request.endpoint, Arc::clone(claim.worker()));
         let failure = blamed(failure, self.stale);
         self.gateway.count_failed(endpoint, worker.id(), failure);
-        self.broken = self.goes_on().then(|| Broken {
-            reader,
-            group: worker.spec.group.clone(),
-            why: "no other worker could go on with it".to_owned(),
+        self.broken = self.goes_on().then(|| {
+            Box::new(Broken {
+                reader,
+                group: worker.spec.group.clone(),
+                why: "no other worker could go on with it".to_owned(),
+            })
         });
         let verdict = after_failure(failure, self.attempts, &self.settings.retry);
         match verdict {
@@ -297,46 +304,78 @@ impl Answering<'_> {
     }
 
     /// Gives the client what a worker makes; true if it has all.
-    async fn give(&mut self, reply: &mut Reply<'_>, begun: Begun) -> Result<bool, Stop> {
-        let Begun {
-            mut claim,
-            mut meter,
-            mut upstream,
-            mut reader,
-            first,
-        } = begun;
-        let (steps, ended) = match first {
-            First::Stream { steps, ended } => (steps, ended),
-            First::Empty { steps, mut ending } => {
-                for events in steps.into_iter().filter_map(|step| step.forward) {
-                    reply.deliver(events).await?;
-                }
-                reply.end(ending.tail.take()).await?;
-                Box::pin(self.done(upstream, &meter, &ending)).await;
-                return Ok(true);
-            }
-            First::Whole { body, ending } => {
-                Box::pin(self.done(upstream, &meter, &ending)).await;
-                reply.whole(body).await?;
-                return Ok(true);
-            }
+    async fn give(&mut self, reply: &mut Reply<'_>, mut begun: Box<Begun>) -> Result<bool, Stop> {
+        let First::Stream { steps, ended } = &mut begun.first else {
+            return Box::pin(self.give_at_once(reply, begun)).await;
         };
+        let (steps, ended) = (std::mem::take(steps), *ended);
+        let obstacle = begun.reader.transcript().obstacle();
         let relay = Relay {
             reply,
-            claim: &mut claim,
-            meter: &mut meter,
+            claim: &mut begun.claim,
+            meter: &mut begun.meter,
             settings: &self.settings,
-            movable: self.may_go_on(reader.transcript().obstacle()).is_ok(),
+            movable: self.may_go_on(obstacle).is_ok(),
             elsewhere: Elsewhere::new(
                 &self.request.endpoint,
                 &self.ticket,
                 &self.request.predicted,
                 self.settings.routing.kappa,
             ),
+            upstream: &mut begun.upstream,
+            reader: &mut begun.reader,
         };
-        match relay.run(&mut upstream, &mut reader, steps, ended).await {
+        let relayed = relay.run(steps, ended).await;
+        Box::pin(self.given(reply, begun, relayed)).await
+    }
+
+    /// An answer that is here whole.
+    async fn give_at_once(
+        &mut self,
+        reply: &mut Reply<'_>,
+        begun: Box<Begun>,
+    ) -> Result<bool, Stop> {
+        let Begun {
+            claim: _claim,
+            meter,
+            upstream,
+            first,
+            ..
+        } = *begun;
+        match first {
+            First::Stream { .. } => {}
+            First::Empty { steps, mut ending } => {
+                for events in steps.into_iter().filter_map(|step| step.forward) {
+                    reply.deliver(events).await?;
+                }
+                reply.end(ending.tail.take()).await?;
+                self.done(upstream, &meter, &ending).await;
+            }
+            First::Whole { body, ending } => {
+                self.done(upstream, &meter, &ending).await;
+                reply.whole(body).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// A worker's part of a stream is over.
+    async fn given(
+        &mut self,
+        reply: &mut Reply<'_>,
+        begun: Box<Begun>,
+        relayed: Relayed,
+    ) -> Result<bool, Stop> {
+        let Begun {
+            claim,
+            meter,
+            upstream,
+            mut reader,
+            ..
+        } = *begun;
+        match relayed {
             Relayed::Whole(ending) => {
-                Box::pin(self.done(upstream, &meter, &ending)).await;
+                self.done(upstream, &meter, &ending).await;
                 Ok(true)
             }
             Relayed::ClientLeft => {
@@ -346,7 +385,7 @@ impl Answering<'_> {
             Relayed::Broke { ending, why, place } => {
                 upstream.abort().await;
                 self.place = place;
-                Box::pin(self.broke(reply, claim, &meter, reader, ending, why)).await
+                self.broke(reply, claim, &meter, reader, ending, why).await
             }
         }
     }
@@ -425,11 +464,11 @@ impl Answering<'_> {
         self.ticket.cost = self.remaining(&reader);
         self.ticket.resumed = true;
         self.patience = Patience::new(&self.settings.waiting);
-        self.broken = Some(Broken {
+        self.broken = Some(Box::new(Broken {
             reader,
             group: worker.spec.group.clone(),
             why,
-        });
+        }));
         self.event = event;
         drop(claim);
         Ok(false)

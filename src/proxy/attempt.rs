@@ -7,10 +7,11 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Gateway;
-use super::forward::{Upstream, in_words, send};
+use super::forward::{in_words, send};
 use super::meter::AnswerMeter;
 use super::stop::{Stop, upstream_stop};
 use super::understand::Request;
+use super::upstream::Upstream;
 use crate::engines::{self, AnswerReader, Ending, Exchange, ReadError, Step};
 use crate::fleet::{Claim, Eviction, Worker};
 use crate::policy::retry::AttemptFailure;
@@ -62,7 +63,7 @@ impl Gateway {
         request: &Request,
         claim: Claim,
         mut exchange: Exchange,
-    ) -> Result<Begun, Failed> {
+    ) -> Result<Box<Begun>, Box<Failed>> {
         let worker = Arc::clone(claim.worker());
         request.record.worker(worker.id());
         let meter = self.meter(request, &worker, &exchange);
@@ -78,25 +79,25 @@ impl Gateway {
         let (upstream, first) = match asked {
             Ok(asked) => asked,
             Err((failure, stop)) => {
-                return Err(Failed {
+                return Err(Box::new(Failed {
                     claim,
                     failure,
                     stop,
                     reader,
-                });
+                }));
             }
         };
         if let First::Stream { .. } = &first {
             let ttft = asked_at.elapsed();
             request.endpoint.second_tries.first_token(ttft);
         }
-        Ok(Begun {
+        Ok(Box::new(Begun {
             claim,
             meter,
             upstream,
             reader,
             first,
-        })
+        }))
     }
 
     fn meter(&self, request: &Request, worker: &Arc<Worker>, exchange: &Exchange) -> AnswerMeter {

@@ -38,14 +38,14 @@ impl Client<'_> {
 }
 
 /// Runs `work` until it is done or the client leaves. While a body is not read to its end, nothing tells that.
+/// `work` is pinned by the caller: a future that is passed on is held twice.
 pub(super) async fn while_connected<T>(
     http: &mut ServerSession,
-    work: impl Future<Output = T>,
+    mut work: impl Future<Output = T> + Unpin,
 ) -> Result<T, ClientLeft> {
     if !http.is_body_done() {
         return Ok(work.await);
     }
-    tokio::pin!(work);
     tokio::select! {
         biased;
         done = &mut work => Ok(done),

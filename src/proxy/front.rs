@@ -2,6 +2,7 @@
 //! answers here: a request in Pingora's own phases holds the state of all of them for as long as its answer
 //! takes. Only what passes goes there.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -39,28 +40,17 @@ impl Front {
 
 #[async_trait]
 impl HttpServerApp for Front {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        if !Box::pin(read_head(&mut session)).await {
-            return None;
-        }
-        let head = session.req_header();
-        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
-        match self.gateway.route(&method, &path) {
-            // Pingora refuses tunnels.
-            _ if method == Method::CONNECT => {
-                let tunnel = unread(session);
-                self.passing.process_new_http(tunnel, shutdown).await
-            }
-            Route::Other { .. } => {
-                let passing = unread(session);
-                self.passing.process_new_http(passing, shutdown).await
-            }
-            route => self.gateway.serve(session, route).await,
-        }
+    // Written out: an `async fn` would hold the session twice.
+    fn process_new_http<'s, 'w, 'f>(
+        self: &'s Arc<Self>,
+        session: ServerSession,
+        shutdown: &'w ShutdownWatch,
+    ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'f>>
+    where
+        's: 'f,
+        'w: 'f,
+    {
+        Box::pin(self.answer(Box::new(session), shutdown))
     }
 
     fn h2_options(&self) -> Option<H2Options> {
@@ -75,6 +65,34 @@ impl HttpServerApp for Front {
     /// its way, and a client that was just about to send would see a reset. Here they stay until the process
     /// ends; what comes on them meanwhile is answered with `connection: close`.
     async fn http_cleanup(&self) {}
+}
+
+impl Front {
+    async fn answer(
+        &self,
+        mut session: Box<ServerSession>,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        if !Box::pin(read_head(&mut session)).await {
+            return None;
+        }
+        let head = session.req_header();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        match self.gateway.route(&method, &path) {
+            // Pingora refuses tunnels.
+            _ if method == Method::CONNECT => self.pass(session, shutdown).await,
+            Route::Other { .. } => self.pass(session, shutdown).await,
+            route => self.gateway.serve(session, route).await,
+        }
+    }
+
+    fn pass<'f>(
+        &'f self,
+        session: Box<ServerSession>,
+        shutdown: &'f ShutdownWatch,
+    ) -> impl Future<Output = Option<ReusedHttpStream>> + use<'f> {
+        self.passing.process_new_http(unread(*session), shutdown)
+    }
 }
 
 /// False where there is no request to answer; as Pingora does it.

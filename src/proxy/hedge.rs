@@ -12,7 +12,7 @@ use crate::domain::WorkerId;
 use crate::engines::{self, Exchange};
 use crate::fleet::{Claim, Worker};
 
-type Tried = Result<Begun, Failed>;
+type Tried = Result<Box<Begun>, Box<Failed>>;
 
 impl Answering<'_> {
     /// One attempt, perhaps with another beside it.
@@ -23,7 +23,6 @@ impl Answering<'_> {
         exchange: Exchange,
     ) -> Result<Tried, ClientLeft> {
         let worker = Arc::clone(claim.worker());
-        // On the heap: it is large, and gone before the stream flows.
         let first = Box::pin(self.gateway.attempt(self.request, claim, exchange));
         let hedged = Box::pin(self.hedged(first, &worker));
         let (done, refused_by) = reply.while_connected(hedged).await?;

@@ -3,11 +3,13 @@
 mod admit;
 mod allow;
 mod answer;
+mod answer_head;
 mod attempt;
 mod authorize;
 mod client;
 mod connection;
 mod forward;
+mod framing;
 mod front;
 mod gaps;
 mod hedge;
@@ -28,12 +30,13 @@ mod serve;
 mod stop;
 mod trace;
 mod understand;
+mod upstream;
 mod wishes;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use pingora::connectors::http::Connector;
+use pingora::connectors::TransportConnector;
 
 use crate::domain::{ConnectionLimits, InstallationId};
 use crate::fleet::Fleet;
@@ -61,7 +64,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     settings: Arc<ArcSwap<ProxySettings>>,
     access_log: Arc<AccessLog>,
-    connector: Connector,
+    connector: TransportConnector,
 }
 
 impl Gateway {
@@ -76,7 +79,7 @@ impl Gateway {
             metrics,
             settings,
             access_log,
-            connector: Connector::new(None),
+            connector: TransportConnector::new(None),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! Passing a stream that has begun to the client, event by event, measured.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::time::timeout;
 
 use super::client::ClientLeft;
-use super::forward::{Upstream, in_words};
+use super::forward::in_words;
 use super::meter::AnswerMeter;
 use super::moving::Elsewhere;
 use super::reply::Reply;
+use super::upstream::Upstream;
 use crate::domain::{Endpoint, RequestOutcome};
 use crate::engines::{AnswerReader, Ending, Step};
 use crate::fleet::{Claim, Eviction};
@@ -85,22 +86,18 @@ pub(super) struct Relay<'r, 's> {
     /// Another worker could go on with it.
     pub(super) movable: bool,
     pub(super) elsewhere: Elsewhere<'r>,
+    pub(super) upstream: &'r mut Upstream,
+    pub(super) reader: &'r mut AnswerReader,
 }
 
 impl Relay<'_, '_> {
-    pub(super) async fn run(
-        mut self,
-        upstream: &mut Upstream,
-        reader: &mut AnswerReader,
-        steps: Vec<Step>,
-        ended: bool,
-    ) -> Relayed {
-        let why = match self.pass(upstream, reader, steps, ended).await {
+    pub(super) async fn run(mut self, steps: Vec<Step>, ended: bool) -> Relayed {
+        let why = match self.pass(steps, ended).await {
             Ok(why) => why,
             Err(ClientLeft) => return Relayed::ClientLeft,
         };
-        let mut ending = reader.finish();
-        match self.close(&mut ending).await {
+        let mut ending = self.reader.finish();
+        match Box::pin(self.close(&mut ending)).await {
             Ok(()) if ending.complete => Relayed::Whole(ending),
             Ok(()) => Relayed::Broke {
                 ending,
@@ -112,26 +109,19 @@ impl Relay<'_, '_> {
     }
 
     /// Passes what comes until nothing more does; gives the reason.
-    async fn pass(
-        &mut self,
-        upstream: &mut Upstream,
-        reader: &mut AnswerReader,
-        steps: Vec<Step>,
-        ended: bool,
-    ) -> Result<BreakOff, ClientLeft> {
+    async fn pass(&mut self, steps: Vec<Step>, ended: bool) -> Result<BreakOff, ClientLeft> {
         self.give(steps).await?;
         if ended {
             return Ok(BreakOff::EndedEarly);
         }
-        upstream.expect_next_within(self.settings.times.between_bytes);
         let mut last_token = Instant::now();
-        while !reader.is_over() {
-            let part = match self.next_part(upstream, reader, last_token).await? {
+        while !self.reader.is_over() {
+            let part = match self.next_part(last_token).await? {
                 Ok(Some(part)) => part,
                 Ok(None) => return Ok(BreakOff::EndedEarly),
                 Err(why) => return Ok(why),
             };
-            let steps = match reader.push(part) {
+            let steps = match self.reader.push(part) {
                 Ok(steps) => steps,
                 Err(error) => return Ok(BreakOff::Unreadable(error.to_string())),
             };
@@ -148,21 +138,22 @@ impl Relay<'_, '_> {
     /// What comes next, for as long as the worker is worth listening to.
     async fn next_part(
         &mut self,
-        upstream: &mut Upstream,
-        reader: &AnswerReader,
         last_token: Instant,
     ) -> Result<Result<Option<Bytes>, BreakOff>, ClientLeft> {
-        let limit = self.silence(reader).saturating_sub(last_token.elapsed());
-        let movable = self.can_move(reader);
+        let limit = self.silence().saturating_sub(last_token.elapsed());
+        let movable = self.can_move();
         let Self {
             reply,
             claim,
             elsewhere,
+            upstream,
+            reader,
             ..
         } = self;
         let worker = claim.worker();
-        let next = async {
-            let mut read = std::pin::pin!(timeout(limit, upstream.read()));
+        upstream.expect_next_within(limit);
+        let next = pin!(async {
+            let mut read = pin!(upstream.read());
             loop {
                 let who = match movable && elsewhere.may_ask() {
                     true => Eviction::Movable,
@@ -186,22 +177,21 @@ impl Relay<'_, '_> {
                     }
                 }
             }
-        };
+        });
         Ok(match reply.while_connected(next).await? {
-            Some(Ok(part)) => part.map_err(|error| BreakOff::of_read(&error)),
-            Some(Err(_)) => Err(BreakOff::Silent),
+            Some(part) => part.map_err(|error| BreakOff::of_read(&error)),
             None => Err(BreakOff::Taken),
         })
     }
 
-    fn can_move(&self, reader: &AnswerReader) -> bool {
-        self.movable && reader.transcript().obstacle().is_none()
+    fn can_move(&self) -> bool {
+        self.movable && self.reader.transcript().obstacle().is_none()
     }
 
     /// A stream that another worker can go on with is not waited for as long as one that would be lost.
-    fn silence(&self, reader: &AnswerReader) -> Duration {
+    fn silence(&self) -> Duration {
         let times = &self.settings.times;
-        if self.can_move(reader) {
+        if self.can_move() {
             let usual = self.claim.worker().token_gap();
             silence_max(usual, times.silence).min(times.between_bytes)
         } else {

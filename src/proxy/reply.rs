@@ -36,7 +36,7 @@ impl<'a> Reply<'a> {
     /// Runs `work` until it is done or the client leaves.
     pub(super) async fn while_connected<T>(
         &mut self,
-        work: impl Future<Output = T>,
+        work: impl Future<Output = T> + Unpin,
     ) -> Result<T, ClientLeft> {
         while_connected(self.client.http, work).await
     }

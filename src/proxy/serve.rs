@@ -31,7 +31,7 @@ impl Gateway {
     /// Answers a request whose header was read; gives the connection back if it can take another.
     pub(super) async fn serve(
         &self,
-        mut http: ServerSession,
+        mut http: Box<ServerSession>,
         route: Route<'_>,
     ) -> Option<ReusedHttpStream> {
         let record = Record::new(&self.access_log);

@@ -51,7 +51,7 @@ impl Gateway {
         record: &Record,
         api: Api,
         endpoint: Option<&str>,
-    ) -> Result<Request, Stop> {
+    ) -> Result<Box<Request>, Stop> {
         let settings = self.settings.load_full();
         let mut admitted = self.let_in(client, record, Some(api), &settings.keys)?;
         if let Some(named) = endpoint.and_then(|name| self.fleet.endpoint(name)) {
@@ -84,7 +84,7 @@ impl Gateway {
         record.asked(&shape, &predicted);
         self.charge(client, Some(api), &mut admitted, &predicted)?;
         endpoint.arrived(&predicted, now());
-        Ok(Request {
+        Ok(Box::new(Request {
             api,
             endpoint,
             call,
@@ -96,7 +96,7 @@ impl Gateway {
             received_at: Instant::now(),
             record: record.clone(),
             settled: AtomicBool::new(false),
-        })
+        }))
     }
 
     /// By path, else by `model`, else the only one there is.
