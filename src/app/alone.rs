@@ -122,12 +122,18 @@ impl Account {
         installation: InstallationId,
     ) -> anyhow::Result<Self> {
         provide_tls();
+        vast::refuse_without_key(server, endpoints)?;
         let metrics = Arc::new(Metrics::new().context("metrics")?);
         let markets = BuiltMarkets::new(server, endpoints, &installation, &metrics)?;
         Ok(Self {
             markets,
             installation,
         })
+    }
+
+    /// Without a key it is not.
+    pub fn asks_vast(&self) -> bool {
+        self.markets.vast.is_some()
     }
 
     /// Tells every machine of ours to end, and returns those that were there.

@@ -1,35 +1,25 @@
 //! `tidegate stop-spending`: the mark first, so that nothing is rented whoever runs; then the running gateway is
 //! followed, or without one, or with one that does not answer, the machines are ended from here.
 
-use std::collections::BTreeSet;
+mod follow;
+mod until_empty;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout};
 
-use super::Source;
-use super::ask::{self, Gateway};
+use self::follow::follow;
+use self::until_empty::until_empty;
 use super::exit::{self, Trouble};
-use super::show;
+use super::{Source, show};
 use crate::app::{Account, Alone, NotAlone};
 use crate::config::{self, Config, ServerConfig};
-use crate::domain::{Endpoint, Instance, MoneyView};
+use crate::domain::{Endpoint, Instance};
 use crate::ledger::{self, LedgerError};
-
-/// A gateway that runs sees the mark at its next tick.
-const SEEN_WITHIN: Duration = Duration::from_secs(10);
-/// Nobody answers for so long: the gateway is broken.
-const BROKEN_AFTER: Duration = Duration::from_secs(10);
-/// One question to a gateway that may be broken.
-const QUESTION: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Listings in a row that show nothing of ours.
-const EMPTY_LISTINGS: u32 = 2;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -158,88 +148,13 @@ async fn end_everything(arguments: &Arguments, known: &Known) -> Result<Vec<Stri
         Err(NotAlone::Ledger(why)) => why,
     };
     if matches!(why, LedgerError::Locked(_)) {
-        match follow(arguments, known).await {
+        match follow(arguments, &known.server).await {
             Ok(left) => return Ok(left),
             Err(silent) => eprintln!("{silent}"),
         }
     }
     eprintln!("{why}; ending the machines of the account from here");
     end_from_outside(known, patience).await
-}
-
-/// `/fleet`, as far as this is about it.
-#[derive(Deserialize)]
-struct Fleet {
-    money: MoneyView,
-    endpoints: Vec<FleetEndpoint>,
-}
-
-#[derive(Deserialize)]
-struct FleetEndpoint {
-    market: crate::domain::MarketKind,
-    workers: Vec<FleetWorker>,
-}
-
-#[derive(Deserialize)]
-struct FleetWorker {
-    id: String,
-    phase: crate::domain::WorkerPhase,
-}
-
-impl Fleet {
-    fn left(&self) -> Vec<String> {
-        let rented =
-            |endpoint: &&FleetEndpoint| endpoint.market != crate::domain::MarketKind::Fixed;
-        let workers = self.endpoints.iter().filter(rented);
-        workers
-            .flat_map(|endpoint| &endpoint.workers)
-            .map(|worker| format!("{} ({})", worker.id, worker.phase.as_str()))
-            .collect()
-    }
-}
-
-/// What is left when the gateway has ended all, has begun and need not be waited for, or the wait is over. An error is
-/// a gateway that does not answer, or uses another state directory.
-async fn follow(arguments: &Arguments, known: &Known) -> Result<Vec<String>, String> {
-    let url = arguments
-        .admin
-        .clone()
-        .unwrap_or_else(|| ask::url_of(known.server.admin_listen));
-    let gateway = Gateway::at(&url).map_err(|error| error.to_string())?;
-    let deadline = Instant::now() + Duration::from_secs(arguments.wait.unwrap_or(0));
-    let seen_by = Instant::now() + SEEN_WITHIN;
-    let mut heard = Instant::now();
-    let mut told = Vec::new();
-    loop {
-        let asked = timeout(QUESTION, gateway.json::<Fleet>("/fleet")).await;
-        let why = match asked {
-            Ok(Ok(fleet)) => {
-                heard = Instant::now();
-                let left = fleet.left();
-                let seen = fleet.money.stopped;
-                if seen && (left.is_empty() || Instant::now() >= deadline) {
-                    return Ok(left);
-                }
-                if !seen && Instant::now() >= seen_by {
-                    let dir = known.server.state_dir.display();
-                    return Err(format!(
-                        "the gateway at {url} does not see the mark: is {dir} its state directory?"
-                    ));
-                }
-                tell(&mut told, &left);
-                String::new()
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!(
-                "the gateway at {url} does not answer within {} s",
-                QUESTION.as_secs()
-            ),
-        };
-        if heard.elapsed() >= BROKEN_AFTER {
-            return Err(why);
-        }
-        sleep(LOOK_EVERY).await;
-    }
 }
 
 /// The scaler's own way, with the ledger kept: it sees the mark, and ends what it knows and what it does not.
@@ -277,33 +192,12 @@ async fn end_from_outside(known: &Known, patience: Duration) -> Result<Vec<Strin
         let machines = account.end_all().await?;
         Ok(machines.iter().map(name).collect())
     };
-    let left = until_empty(patience, found).await?;
+    let mut left = until_empty(patience, found).await?;
+    if !account.asks_vast() && known.config.is_none() {
+        left.push("Vast was not asked: no key of it is known here".to_owned());
+    }
     eprintln!("the ledger was not written: the next gateway does that from the market's bill");
     Ok(left)
-}
-
-/// Looks until several looks in a row find nothing, or patience ends: what is left then.
-async fn until_empty(
-    patience: Duration,
-    look: impl AsyncFn() -> Result<Vec<String>, String>,
-) -> Result<Vec<String>, Trouble> {
-    let deadline = Instant::now() + patience;
-    let (mut empty, mut told) = (0, Vec::new());
-    loop {
-        match look().await {
-            Ok(left) => {
-                empty = if left.is_empty() { empty + 1 } else { 0 };
-                if empty >= EMPTY_LISTINGS || Instant::now() >= deadline {
-                    return Ok(left);
-                }
-                tell(&mut told, &left);
-            }
-            // A market that is away for a moment says nothing of what is left.
-            Err(why) if Instant::now() >= deadline => return Err(Trouble::Unreachable(why)),
-            Err(why) => tell(&mut told, &[why]),
-        }
-        sleep(LOOK_EVERY).await;
-    }
 }
 
 fn name(instance: &Instance) -> String {
@@ -313,15 +207,6 @@ fn name(instance: &Instance) -> String {
         instance.id,
         instance.state.as_str()
     )
-}
-
-/// Progress, where it is news.
-fn tell(told: &mut Vec<String>, left: &[String]) {
-    let same = told.iter().collect::<BTreeSet<_>>() == left.iter().collect::<BTreeSet<_>>();
-    if !same && !left.is_empty() {
-        eprintln!("left: {}", left.join(", "));
-    }
-    *told = left.to_vec();
 }
 
 fn text_of(left: &[String]) -> String {
@@ -337,53 +222,7 @@ fn text_of(left: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
-    use crate::domain::{
-        EndpointName, InstallationId, InstanceId, InstanceState, RentalLabel, UsdPerHour, WorkerId,
-    };
-
-    fn machine() -> Instance {
-        let label = RentalLabel {
-            installation: InstallationId::new("i"),
-            endpoint: EndpointName::new("chat"),
-            worker: WorkerId::new("w1"),
-        };
-        let id = InstanceId::new("77");
-        Instance::plain(id, label, InstanceState::Running, None, UsdPerHour(0.4))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_empty_listing_is_not_believed() {
-        let looks = Cell::new(0);
-        let look = async || {
-            looks.set(looks.get() + 1);
-            // Gone, there again, gone for good.
-            Ok(match looks.get() {
-                1 | 3 => vec!["w1".to_owned()],
-                _ => Vec::new(),
-            })
-        };
-        let left = until_empty(Duration::from_secs(60), look)
-            .await
-            .expect("an answer");
-        assert!(left.is_empty());
-        assert_eq!(looks.get(), 5);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_does_not_go_in_time_is_named_and_a_market_that_is_silent_is_not_taken_for_empty()
-    {
-        let stays = async || Ok(vec![name(&machine())]);
-        let left = until_empty(Duration::from_secs(5), stays)
-            .await
-            .expect("an answer");
-        assert_eq!(left, ["w1 (77, running)"]);
-        let silent = async || Err("away".to_owned());
-        let trouble = until_empty(Duration::from_secs(5), silent).await;
-        assert!(matches!(trouble, Err(Trouble::Unreachable(_))));
-    }
 
     #[test]
     fn a_mark_can_be_set_twice_and_taken_away_twice() {
