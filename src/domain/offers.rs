@@ -182,6 +182,8 @@ pub enum WhyNot {
     BidTooHigh,
     /// May be rented for too short a time.
     TooShort { available_s: f64 },
+    /// Image and model would not be there by `timeouts.boot`; `surely`: not even with all of its line.
+    StartsTooLate { start_s: f64, surely: bool },
     /// Its host would have too great a share of the capacity.
     HostShare { share: f64 },
     /// Nothing can be said of its speed or price.
@@ -198,6 +200,7 @@ impl WhyNot {
                 | WhyNot::Banned { .. }
                 | WhyNot::InterruptibleNever
                 | WhyNot::InterruptibleFloor
+                | WhyNot::StartsTooLate { surely: true, .. }
                 | WhyNot::Unreadable
         )
     }
@@ -231,6 +234,9 @@ impl fmt::Display for WhyNot {
             WhyNot::BidTooHigh => f.write_str("a bid would cost nearly as much as on demand"),
             WhyNot::TooShort { available_s } => {
                 write!(f, "can be had for {:.1} h only", available_s / 3_600.0)
+            }
+            WhyNot::StartsTooLate { start_s, .. } => {
+                write!(f, "would be ready after {start_s:.0} s, past timeouts.boot")
             }
             WhyNot::HostShare { share } => {
                 write!(

@@ -191,6 +191,7 @@ impl Learned {
             floor: TokensPerSecond(scaling.min_load.0 / scaling.target_util.clamp(0.01, 1.0)),
             tried: &tried,
             usd_per_hour_max: look.room,
+            boot: settings.times.boot,
         };
         let beliefs = Beliefs {
             speeds,

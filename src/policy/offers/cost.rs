@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{Hardware, OfferSettings, UsdPerHour, WorkerGroup};
+use crate::domain::{Hardware, OfferSettings, UsdPerHour, WhyNot, WorkerGroup};
 
 /// Share of a machine's stated download speed that one download gets, and the most any registry gives.
 const DOWN_SHARE: f64 = 0.5;
@@ -58,10 +58,33 @@ pub(super) fn outlook(
 
 /// From rental to ready, if it comes up.
 pub(super) fn start(hardware: &Hardware, group: &WorkerGroup) -> Duration {
-    let mbit = sane(hardware.down_mbit_per_s) * DOWN_SHARE;
+    let seconds = QUEUE_S + fetch_s(hardware, group, DOWN_SHARE) + LOAD_S;
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// Downloading image and model with a share of the line.
+fn fetch_s(hardware: &Hardware, group: &WorkerGroup, share: f64) -> f64 {
+    let mbit = sane(hardware.down_mbit_per_s) * share;
     let mbit = mbit.clamp(DOWN_MBIT_MIN, DOWN_MBIT_MAX);
-    let seconds = (group.image_gb + group.model_gb).max(0.0) * 8_000.0 / mbit;
-    Duration::try_from_secs_f64(QUEUE_S + seconds + LOAD_S).unwrap_or(Duration::MAX)
+    (group.image_gb + group.model_gb).max(0.0) * 8_000.0 / mbit
+}
+
+/// A start that is expected to outlast the deadline is paid for and thrown away. A machine that has nothing to fetch is
+/// given the benefit of the doubt.
+pub(super) fn too_late(
+    hardware: &Hardware,
+    group: &WorkerGroup,
+    deadline: Duration,
+) -> Option<WhyNot> {
+    let (expected, least) = (
+        fetch_s(hardware, group, DOWN_SHARE),
+        fetch_s(hardware, group, 1.0),
+    );
+    let left = (deadline.as_secs_f64() - QUEUE_S - LOAD_S).max(0.0);
+    (expected > left).then(|| WhyNot::StartsTooLate {
+        start_s: start(hardware, group).as_secs_f64(),
+        surely: least > deadline.as_secs_f64(),
+    })
 }
 
 /// Mean of the lesser of `within` and an exponential life.

@@ -13,6 +13,7 @@ mod spread;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::domain::{
     Alternative, ChoiceRule, Hardware, Interruptible, MachineKey, Offer, OfferChoice, OfferId,
@@ -44,6 +45,8 @@ pub struct Situation<'a> {
     pub tried: &'a [OfferId],
     /// What one more machine may cost.
     pub usd_per_hour_max: UsdPerHour,
+    /// From rental to healthy; what takes longer is given up.
+    pub boot: Duration,
 }
 
 /// A machine the endpoint has.
@@ -253,11 +256,15 @@ fn objection(
             return Some(WhyNot::BidTooHigh);
         }
     }
+    let late = cost::too_late(hardware, situation.group, situation.boot);
+    if let Some(why) = late.filter(|why| why.forbids()) {
+        return Some(why);
+    }
     if hardware.available_for < 2 * situation.settings.horizon {
         let available_s = hardware.available_for.as_secs_f64();
         return Some(WhyNot::TooShort { available_s });
     }
-    spread::host_objection(hardware, speed, situation.holdings)
+    late.or_else(|| spread::host_objection(hardware, speed, situation.holdings))
 }
 
 fn above_limit(situation: &Situation, price: UsdPerHour) -> Option<WhyNot> {

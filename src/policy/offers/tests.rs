@@ -17,6 +17,7 @@ struct Market {
     floor: f64,
     tried: Vec<OfferId>,
     room: f64,
+    boot: Duration,
     speeds: SpeedBeliefs,
     hosts: BTreeMap<MachineKey, Reputation>,
 }
@@ -52,6 +53,7 @@ fn market(offers: Vec<Offer>) -> Market {
         floor: 0.0,
         tried: Vec::new(),
         room: f64::INFINITY,
+        boot: Duration::from_secs(2_400),
         speeds: SpeedBeliefs::default(),
         hosts: BTreeMap::new(),
     }
@@ -67,6 +69,7 @@ impl Market {
             floor: TokensPerSecond(self.floor),
             tried: &self.tried,
             usd_per_hour_max: UsdPerHour(self.room),
+            boot: self.boot,
         };
         let beliefs = Beliefs {
             speeds: &self.speeds,
@@ -387,4 +390,36 @@ fn offers_full_of_nonsense_are_read_as_such() {
             .iter()
             .all(|one| one.offer.as_str() == "nan" || one.usd_per_million_tokens.is_finite())
     );
+}
+
+#[test]
+fn what_cannot_be_there_by_the_boot_deadline_is_not_paid_for() {
+    let line = |id: &str, price, mbit| {
+        with(offer(id, "RTX 4090", price), |hardware| {
+            hardware.down_mbit_per_s = mbit;
+        })
+    };
+    // 25 GB take 1000 s over 200 Mbit/s, and as much again where half of the line is had.
+    let mut market = market(vec![
+        line("never", 0.01, 50.0),
+        line("hardly", 0.10, 200.0),
+        line("soon", 0.90, 2_000.0),
+    ]);
+    market.boot = Duration::from_secs(1_200);
+    let choice = market.takes("soon");
+    assert!(
+        matches!(why(&choice, "never"), WhyNot::StartsTooLate { start_s, surely: true } if *start_s > 4_000.0)
+    );
+    assert!(matches!(
+        why(&choice, "hardly"),
+        WhyNot::StartsTooLate { surely: false, .. }
+    ));
+    market.offers.pop();
+    assert_eq!(market.takes("hardly").rule, ChoiceRule::LeastObjection);
+    market.offers.pop();
+    assert_eq!(market.choose(None).rule, ChoiceRule::NoneFits);
+    market.group.image_gb = 0.0;
+    market.group.model_gb = 0.0;
+    market.boot = Duration::from_secs(8);
+    assert_eq!(market.takes("never").rule, ChoiceRule::CheapestPerToken);
 }

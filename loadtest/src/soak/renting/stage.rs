@@ -80,7 +80,7 @@ pub fn endpoint(min_load: f64) -> String {
          timeouts: {{boot: 8, scheduling: 1, offline: 2, unresponsive: 2, drain: 1, drain_limit: 2}}\nworker_groups:\n  - name: small\n    \
          engine: vllm\n    search_params: \"num_gpus=1 gpu_ram>=20\"\n    \
          launch_args: \"--image vllm/vllm-openai:v0.6 --disk 40 --ssh --direct --env '-p 8000:8000' --onstart-cmd 'vllm serve small-model'\"\n    \
-         tokens_per_second: 700\n    concurrency: 32\n"
+         tokens_per_second: 700\n    concurrency: 32\n    image_gb: 0\n    model_gb: 0\n"
     )
 }
 
@@ -88,7 +88,13 @@ pub fn endpoint(min_load: f64) -> String {
 pub fn seed_endpoint() -> Result<String> {
     const EXAMPLE: &str = include_str!("../../../../conf/examples/vast-70b/endpoints/llama.yaml");
     let groups = EXAMPLE.find("worker_groups:").context("no worker groups")?;
-    let groups = &EXAMPLE[groups..];
+    // Sizes are not divided: by them no machine would be there in time.
+    let sized = |line: &&str| line.contains("image_gb:") || line.contains("model_gb:");
+    let groups: Vec<&str> = EXAMPLE[groups..]
+        .lines()
+        .filter(|line| !sized(line))
+        .collect();
+    let groups = format!("{}\n    image_gb: 0\n    model_gb: 0\n", groups.join("\n"));
     Ok(format!(
         "endpoint_name: {ENDPOINT}\nmarket: vast\nmin_load: 0\ntarget_util: 0.9\nmax_workers: 6\ninactivity_timeout: 3\n\
          scale_down_delay: 2\nprobe_interval: 0.2\nbenchmark: {{seconds: 2, output_tokens: 16}}\n\
