@@ -16,12 +16,14 @@ use crate::config::{Config, ServerConfig};
 use crate::domain::{Endpoint, InstallationId, Instance, MarketKind};
 use crate::fleet::Fleet;
 use crate::ledger::{Ledger, LedgerError};
-use crate::market::Market;
+use crate::market::{Inventory, Market};
 use crate::scaler::{Looked, Scaler};
 use crate::telemetry::{DecisionLog, Metrics, now};
 
 /// A market that does not answer is given up after this.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// All pages of all accounts.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub struct Alone {
     pub ledger: Arc<Ledger>,
@@ -143,7 +145,9 @@ impl Account {
             if kind == MarketKind::Fixed {
                 continue;
             }
-            for instance in listed(kind, &**market, &self.installation).await? {
+            let inventory = asked(kind, &**market, &self.installation).await?;
+            // One account that does not answer spares no other's machines.
+            for instance in inventory.instances.clone() {
                 let ended = tokio::time::timeout(CALL_TIMEOUT, market.destroy(&instance.id)).await;
                 // It is listed again next time if that did not help.
                 if let Ok(Err(error)) = ended {
@@ -151,6 +155,7 @@ impl Account {
                 }
                 found.push(instance);
             }
+            inventory.complete().map_err(|error| told(kind, &error))?;
         }
         Ok(found)
     }
@@ -161,11 +166,24 @@ async fn listed(
     market: &dyn Market,
     installation: &InstallationId,
 ) -> Result<Vec<Instance>, String> {
-    let told = |why: String| format!("the market {} cannot be listed: {why}", kind.as_str());
-    let mut instances = tokio::time::timeout(CALL_TIMEOUT, market.instances())
+    let inventory = asked(kind, market, installation).await?;
+    inventory.complete().map_err(|error| told(kind, &error))
+}
+
+async fn asked(
+    kind: MarketKind,
+    market: &dyn Market,
+    installation: &InstallationId,
+) -> Result<Inventory, String> {
+    let mut inventory = tokio::time::timeout(LISTING_TIMEOUT, market.inventory())
         .await
-        .map_err(|_| told("timed out".into()))?
-        .map_err(|error| told(error.to_string()))?;
-    instances.retain(|instance| instance.label.installation == *installation);
-    Ok(instances)
+        .map_err(|_| told(kind, &"timed out"))?
+        .map_err(|error| told(kind, &error))?;
+    let ours = |instance: &Instance| instance.label.installation == *installation;
+    inventory.instances.retain(ours);
+    Ok(inventory)
+}
+
+fn told(kind: MarketKind, why: &impl std::fmt::Display) -> String {
+    format!("the market {} cannot be listed: {why}", kind.as_str())
 }

@@ -57,6 +57,10 @@ id!(
     GroupName
 );
 id!(
+    /// An account of a market: a fingerprint of its key.
+    AccountId
+);
+id!(
     /// A worker and the rental that pays for it: one machine from intention to end.
     WorkerId
 );

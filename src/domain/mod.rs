@@ -30,8 +30,8 @@ pub use endpoint::{
     RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, WaitingSettings, WorkerGroup,
 };
 pub use ids::{
-    ClientKey, EndpointName, GroupName, HostId, InstallationId, InstanceId, MachineId, OfferId,
-    WorkerId,
+    AccountId, ClientKey, EndpointName, GroupName, HostId, InstallationId, InstanceId, MachineId,
+    OfferId, WorkerId,
 };
 pub use money::{
     AgreementView, Day, EndpointMoney, EndpointSpending, Enforce, LimitView, MoneyView, NoDay,

@@ -1,10 +1,12 @@
 //! Where machines come from: one trait, one file or folder a market.
 
 mod fixed;
+mod inventory;
 mod local;
 pub(crate) mod vast;
 
 pub use fixed::FixedMarket;
+pub use inventory::Inventory;
 pub use local::{LocalMarket, LocalMarketSettings};
 pub use vast::{VastMarket, VastSettings};
 
@@ -13,7 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Account, Charge, Instance, InstanceId, Offer, RentalLabel, Timestamp, UsdPerHour, WorkerGroup,
+    Account, AccountId, Charge, Instance, InstanceId, Offer, RentalLabel, Timestamp, UsdPerHour,
+    WorkerGroup,
 };
 
 /// A place to rent machines. Every call is bounded in time by its implementation.
@@ -34,6 +37,19 @@ pub trait Market: Send + Sync {
 
     /// Everything that carries our installation's label: complete, or an error.
     async fn instances(&self) -> Result<Vec<Instance>, MarketError>;
+
+    /// The same where some of several accounts may not answer; an error where none does.
+    async fn inventory(&self) -> Result<Inventory, MarketError> {
+        self.instances().await.map(Inventory::of)
+    }
+
+    /// Whose money a group spends; `None` where there are no accounts.
+    fn account_for(&self, _group: &WorkerGroup) -> Option<AccountId> {
+        None
+    }
+
+    /// Told from the ledger: calls about the instance go to this account and no other.
+    fn belongs(&self, _id: &InstanceId, _account: &AccountId) {}
 
     async fn start(&self, id: &InstanceId) -> Result<(), MarketError>;
     async fn stop(&self, id: &InstanceId) -> Result<(), MarketError>;

@@ -125,6 +125,10 @@ pub enum Disagreement {
     Twice {
         worker: WorkerId,
     },
+    /// It was rented with a key that is not among those configured.
+    OtherAccount {
+        worker: WorkerId,
+    },
 }
 
 impl fmt::Display for Disagreement {
@@ -143,6 +147,10 @@ impl fmt::Display for Disagreement {
                 write!(f, "{worker} is listed, and nobody needs it")
             }
             Disagreement::Twice { worker } => write!(f, "{worker} is listed twice"),
+            Disagreement::OtherAccount { worker } => write!(
+                f,
+                "{worker} was rented with a key that is not configured: whether it is there cannot be known"
+            ),
         }
     }
 }

@@ -132,6 +132,9 @@ impl Scaler {
             tracing::error!(%error, "ledger not written: nothing is rented");
             return None;
         }
+        if let Some(account) = market.account_for(group) {
+            self.note_account(&id, &account, at);
+        }
         self.books.open(&id, &endpoint.name, settings.market, at);
         let worker = endpoint.add_worker(
             WorkerSpec::new(id.clone(), group),
@@ -299,6 +302,7 @@ impl Scaler {
         }
         endpoint.forget_worker(id);
         self.calls.forget(id);
+        self.accounts.forget(id);
     }
 }
 

@@ -36,6 +36,7 @@ impl Scaler {
             })
             .collect();
         self.books.recover(&rentals, at)?;
+        self.recall_accounts(&rentals)?;
         self.orphans.lock().clear();
         for (rental, market) in &rentals {
             let endpoint = self.fleet.endpoint(rental.endpoint.as_str());
@@ -90,6 +91,7 @@ impl Scaler {
         let was = self.orphans.lock().remove(worker).is_some();
         if was {
             self.books.close(worker, now());
+            self.accounts.forget(worker);
             if let Err(error) = self.ledger.ended(worker, "unknown or unwanted", now()) {
                 tracing::error!(%error, %worker, "ledger not written at the end of a rental");
             }
@@ -102,8 +104,8 @@ impl Scaler {
         let Some(market) = self.markets.get(kind) else {
             return;
         };
-        let instances = match market.instances().await {
-            Ok(instances) => instances,
+        let inventory = match market.inventory().await {
+            Ok(inventory) => inventory,
             Err(error) => {
                 tracing::warn!(%error, "the ledger's lines stay open until the next start");
                 return;
@@ -114,8 +116,9 @@ impl Scaler {
                 continue;
             }
             for worker in endpoint.workers().iter() {
-                let listed = instances.iter().any(|i| i.label.worker == *worker.id());
-                if !listed {
+                let mut listed = inventory.instances.iter();
+                let listed = listed.any(|i| i.label.worker == *worker.id());
+                if !listed && self.speaks_of(&inventory, worker.id()) {
                     worker.set_last_reason("ended with the gateway");
                     self.forget(endpoint, worker, now());
                 }

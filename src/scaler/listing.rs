@@ -10,25 +10,27 @@ use parking_lot::Mutex;
 use super::Scaler;
 use super::act::{count, midway};
 use crate::domain::{
-    EndpointName, GroupName, Instance, MarketKind, Release, Timestamp, UsdPerHour, WorkerEvent,
-    WorkerId, WorkerPhase,
+    AccountId, EndpointName, GroupName, Instance, MarketKind, Release, Timestamp, UsdPerHour,
+    WorkerEvent, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
-use crate::market::{Market, MarketError};
+use crate::market::{Inventory, Market, MarketError};
 use crate::policy::reconcile::{
     Disagreement, Expected, Known, Listed, Patience, ReconcileMemory, Reconciliation, reconcile,
 };
 use crate::telemetry::now;
 
-/// No listing is waited for longer than this.
-const LISTING_TIMEOUT: Duration = Duration::from_secs(20);
+/// No listing that a tick waits for takes longer than this.
+const TICK_LISTING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Each page of a large account has a limit of its own; this is for all of them.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What a market said, and when.
 pub(super) struct Listing {
     kind: MarketKind,
     begun_at: Timestamp,
     answered_at: Timestamp,
-    result: Result<Vec<Instance>, MarketError>,
+    result: Result<Inventory, MarketError>,
 }
 
 /// Of one market.
@@ -43,6 +45,10 @@ struct Outlook {
     failed: bool,
     disagreements: Vec<Disagreement>,
     uncertain: BTreeSet<(EndpointName, GroupName)>,
+    /// Accounts that did not answer the last listing, and why.
+    silent: BTreeMap<AccountId, String>,
+    /// Groups that pay from such an account, or have machines there.
+    unheard: BTreeSet<(EndpointName, GroupName)>,
 }
 
 /// How each market's listings and the ledger stand to each other.
@@ -89,9 +95,14 @@ impl Outlook {
             why.push(Disagreement::NotListedYet.to_string());
         }
         why.extend(self.disagreements.iter().map(ToString::to_string));
+        let concerns = |(endpoint, name): &&(EndpointName, GroupName)| {
+            group.is_none_or(|(e, g)| e == endpoint && g == name)
+        };
+        for (endpoint, name) in self.unheard.iter().filter(concerns) {
+            why.push(format!("the account of {endpoint}/{name} cannot be listed"));
+        }
         for (endpoint, name) in &self.uncertain {
-            let concerned = group.is_none_or(|(e, g)| e == endpoint && g == name);
-            if concerned {
+            if concerns(&&(endpoint.clone(), name.clone())) {
                 why.push(format!(
                     "whether a rental for {endpoint}/{name} took effect is not known yet"
                 ));
@@ -111,14 +122,14 @@ impl Scaler {
             }
             match interval {
                 None => {
-                    let listing = list(kind, Arc::clone(market), at).await;
+                    let listing = list(kind, Arc::clone(market), at, TICK_LISTING_TIMEOUT).await;
                     self.listings.lock().push(listing);
                 }
                 Some(_) => {
                     let market = Arc::clone(market);
                     let (listings, fleet) = (Arc::clone(&self.listings), Arc::clone(&self.fleet));
                     tokio::spawn(async move {
-                        let listing = list(kind, market, at).await;
+                        let listing = list(kind, market, at, LISTING_TIMEOUT).await;
                         listings.lock().push(listing);
                         fleet.wake_scaler();
                     });
@@ -177,22 +188,37 @@ impl Scaler {
                     outlook.listed_at = Some(listing.begun_at);
                 }
             }
-            if let (Ok(instances), Some(market)) = (listing.result, self.markets.get(kind)) {
+            if let (Ok(inventory), Some(market)) = (listing.result, self.markets.get(kind)) {
                 // What a listing shows was so somewhere between its beginning and its answer.
                 let shown_at = midway(listing.begun_at, listing.answered_at);
-                self.apply_listing(kind, market, instances, listing.begun_at, shown_at);
+                self.note_silent(kind, market, &inventory);
+                self.apply_listing(kind, market, &inventory, listing.begun_at, shown_at);
             }
         }
+    }
+
+    /// Some accounts of a market may not answer: that concerns their groups only.
+    fn note_silent(&self, kind: MarketKind, market: &Arc<dyn Market>, inventory: &Inventory) {
+        let unheard = self.groups_of(kind, market, &inventory.silent);
+        let mut outlooks = self.agreement.0.lock();
+        let outlook = outlooks.entry(kind).or_default();
+        if outlook.silent.keys().ne(inventory.silent.keys()) {
+            tell_silent(kind, &inventory.silent);
+        }
+        outlook.silent = inventory.silent.clone();
+        outlook.unheard = unheard;
     }
 
     fn apply_listing(
         &self,
         kind: MarketKind,
         market: &Arc<dyn Market>,
-        mut instances: Vec<Instance>,
+        inventory: &Inventory,
         begun_at: Timestamp,
         shown_at: Timestamp,
     ) {
+        self.learn_accounts(inventory, shown_at);
+        let mut instances = inventory.instances.clone();
         let ours = self.ledger.installation();
         instances.retain(|instance| instance.label.installation == ours);
         if kind == MarketKind::Fixed {
@@ -201,13 +227,16 @@ impl Scaler {
         }
         let mut known = self.known_at(kind, begun_at);
         known.extend(self.orphans_at(kind));
+        let elsewhere = self.settle_accounts(&mut known, inventory);
         let listed: Vec<Listed> = instances.iter().map(Listed::of).collect();
         let patience = Patience::of(market.listing_interval());
         let result = {
             let mut outlooks = self.agreement.0.lock();
             let outlook = outlooks.entry(kind).or_default();
-            let (result, memory) = reconcile(&known, &listed, &outlook.memory, &patience, begun_at);
+            let (mut result, memory) =
+                reconcile(&known, &listed, &outlook.memory, &patience, begun_at);
             outlook.memory = memory;
+            result.disagreements.extend(elsewhere);
             result
         };
         self.tell_workers(&instances, &result, begun_at, shown_at);
@@ -367,8 +396,13 @@ impl Scaler {
     }
 }
 
-async fn list(kind: MarketKind, market: Arc<dyn Market>, begun_at: Timestamp) -> Listing {
-    let result = tokio::time::timeout(LISTING_TIMEOUT, market.instances())
+async fn list(
+    kind: MarketKind,
+    market: Arc<dyn Market>,
+    begun_at: Timestamp,
+    within: Duration,
+) -> Listing {
+    let result = tokio::time::timeout(within, market.inventory())
         .await
         .unwrap_or_else(|_| Err(MarketError::Unavailable("listing timed out".into())));
     Listing {
@@ -386,6 +420,16 @@ fn tell_outage(kind: MarketKind, listing: &Listing) {
         Err(error) => {
             tracing::warn!(market, %error, "the market cannot be listed: nothing is rented there, what runs goes on");
         }
+    }
+}
+
+fn tell_silent(kind: MarketKind, silent: &BTreeMap<AccountId, String>) {
+    let market = kind.as_str();
+    if silent.is_empty() {
+        tracing::info!(market, "all accounts can be listed again");
+    }
+    for (account, error) in silent {
+        tracing::warn!(market, %account, error, "an account cannot be listed: its groups rent nothing, what runs goes on");
     }
 }
 

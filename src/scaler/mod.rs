@@ -1,5 +1,6 @@
 //! The control path: observe the markets, plan, act. It never touches a request.
 
+mod accounts;
 mod act;
 mod adopt;
 mod books;
@@ -36,6 +37,7 @@ use crate::policy::plan_scaling;
 use crate::policy::reconcile::Known;
 use crate::policy::scaling::{DecisionRecord, GroupSupply, ScalingInputs};
 use crate::telemetry::{DecisionLog, Metrics, now};
+use accounts::RentalAccounts;
 use books::Books;
 use calls::Calls;
 use experience::{Experience, Offers};
@@ -89,6 +91,7 @@ pub struct Scaler {
     decisions: Arc<DecisionLog>,
     interval: Duration,
     calls: Arc<Calls>,
+    accounts: RentalAccounts,
     books: Arc<Books>,
     guard: Arc<Guard>,
     errands: Mutex<Errands>,
@@ -136,6 +139,7 @@ impl Scaler {
             decisions,
             interval,
             calls: Arc::default(),
+            accounts: RentalAccounts::default(),
             memory: Mutex::default(),
             experience: Experience::default(),
             measured_at: Mutex::default(),

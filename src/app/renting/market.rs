@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::domain::{
-    EndpointName, InstallationId, Instance, InstanceId, InstanceState, Offer, OfferId, RentalLabel,
-    UsdPerHour, WorkerGroup, WorkerId,
+    AccountId, EndpointName, InstallationId, Instance, InstanceId, InstanceState, Offer, OfferId,
+    RentalLabel, UsdPerHour, WorkerGroup, WorkerId,
 };
-use crate::market::{Market, MarketError};
+use crate::market::{Inventory, Market, MarketError};
 
 pub const PRICE: f64 = 1.0;
 /// How often it may be listed.
@@ -37,6 +37,8 @@ pub struct Faults {
     pub lost_calls: u32,
     /// So many creates are answered with a machine that never comes to be.
     pub silent_deaths: u32,
+    /// The key is refused: the account is silent.
+    pub silent: bool,
     /// Of a hundred calls each, by chance.
     pub chance_pct: u64,
 }
@@ -49,6 +51,7 @@ impl Default for Faults {
             lost_answers: 0,
             lost_calls: 0,
             silent_deaths: 0,
+            silent: false,
             chance_pct: 0,
         }
     }
@@ -56,6 +59,8 @@ impl Default for Faults {
 
 #[derive(Default)]
 pub struct World {
+    /// Whose key is configured, where that matters.
+    pub account: Option<&'static str>,
     pub machines: BTreeMap<u64, Instance>,
     /// Every create that was asked for, with when.
     pub creates: Vec<(RentalLabel, Instant)>,
@@ -77,6 +82,10 @@ impl Scripted {
             seed,
             ..World::default()
         }))
+    }
+
+    fn account_id(&self) -> Option<AccountId> {
+        self.with(|world| world.account.map(AccountId::new))
     }
 
     pub fn with<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
@@ -211,6 +220,27 @@ impl Market for Scripted {
 
     async fn instances(&self) -> Result<Vec<Instance>, MarketError> {
         self.with(World::list)
+    }
+
+    async fn inventory(&self) -> Result<Inventory, MarketError> {
+        let mut inventory = Inventory::of(self.instances().await?);
+        let Some(account) = self.account_id() else {
+            return Ok(inventory);
+        };
+        if self.with(|world| world.faults.silent) {
+            let mut silent = Inventory::default();
+            silent.silent.insert(account, "refused".into());
+            return Ok(silent);
+        }
+        let held = inventory.instances.iter();
+        let held = held.map(|one| (one.id.clone(), account.clone()));
+        inventory.held_by = held.collect();
+        inventory.answered.insert(account);
+        Ok(inventory)
+    }
+
+    fn account_for(&self, _group: &WorkerGroup) -> Option<AccountId> {
+        self.account_id()
     }
 
     async fn start(&self, id: &InstanceId) -> Result<(), MarketError> {

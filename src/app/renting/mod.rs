@@ -1,5 +1,6 @@
 //! The scaler, the ledger and a market that misbehaves: what is rented, found again, and never twice.
 
+mod accounts;
 mod chaos;
 mod market;
 

@@ -11,7 +11,6 @@ const DISK_GB_MIN: f64 = 8.0;
 const BID_USD_PER_HOUR: std::ops::RangeInclusive<f64> = 0.001..=128.0;
 const IMAGE_CHARS_MAX: usize = 1_024;
 const ENV_BYTES_MAX: usize = 32_768;
-const VOLUME_GB_DEFAULT: u64 = 15;
 
 #[derive(Default)]
 pub(super) struct Given {
@@ -47,7 +46,7 @@ pub(super) struct Given {
 
 impl Given {
     pub(super) fn placed(&mut self, key: &str, place: Place) {
-        self.places.insert(key.to_owned(), place);
+        self.places.insert(key.replace('_', "-"), place);
     }
 
     /// For what is not there or not readable: that is one mistake, and no image a second one.
@@ -110,7 +109,8 @@ struct Rules<'r, 'n, 'a> {
 
 impl Rules<'_, '_, '_> {
     fn mistake(&self, given: &Given, key: &str, what: &str, expected: &str) {
-        let (line, column) = *given.places.get(key).unwrap_or(&self.whole);
+        let place = given.places.get(&key.replace('_', "-"));
+        let (line, column) = *place.unwrap_or(&self.whole);
         self.g.reader.mistake(line, column, what, expected);
     }
 
@@ -228,13 +228,22 @@ impl Rules<'_, '_, '_> {
             self.mistake(given, "", "a volume without mount_path", "a path");
             return None;
         };
-        let create = given.create_volume.is_some();
+        if given.create_volume.is_some() {
+            // Each rental would leave one behind that costs on.
+            let what = "a new volume for each rental, which nothing would delete or count";
+            self.mistake(
+                given,
+                "create-volume",
+                what,
+                "link_volume with a volume that exists",
+            );
+        }
         Some(VolumeMount {
             mount_path,
             id,
-            create,
+            create: given.create_volume.is_some(),
             name: given.volume_label.clone(),
-            size_gb: given.volume_size.or(create.then_some(VOLUME_GB_DEFAULT)),
+            size_gb: given.volume_size,
         })
     }
 }

@@ -379,3 +379,23 @@ fn keys_come_from_the_environment_or_a_file_and_groups_may_have_their_own() {
     assert!(said[0].contains("there is no key of Vast"), "{said:?}");
     assert!(said[1].contains("without public_url"), "{said:?}");
 }
+
+#[test]
+fn a_volume_may_be_linked_and_none_is_made_for_each_rental() {
+    let launch = |volume: &str| {
+        format!("{SEARCH}  launch_args: --image i --env '-p 80:80' {volume} --mount-path /models\n")
+    };
+    let linked = launch_of(&launch("--link-volume 7")).launch.volume;
+    let linked = linked.expect("a volume");
+    assert_eq!((linked.id, linked.create), (7, false));
+    mistaken(
+        &launch("--create-volume 7 --volume-size 20"),
+        &["e.yaml:6:60: a new volume for each rental, which nothing would delete or count"],
+    );
+    mistaken(
+        &format!(
+            "{SEARCH}  launch: {{image: i, ports: [80], create_volume: 7, mount_path: /models}}\n"
+        ),
+        &["e.yaml:6:52: a new volume for each rental"],
+    );
+}

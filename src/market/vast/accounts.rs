@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use super::transport::Account;
-use crate::domain::{InstanceId, Secret};
+use crate::domain::{AccountId, InstanceId, Secret};
 
 #[derive(Default)]
 pub(super) struct Accounts(Mutex<State>);
@@ -14,11 +15,12 @@ pub(super) struct Accounts(Mutex<State>);
 struct State {
     /// A key keeps its number for as long as the process runs.
     keys: Vec<Key>,
-    owners: HashMap<InstanceId, usize>,
+    owners: HashMap<InstanceId, AccountId>,
 }
 
 struct Key {
     secret: Secret,
+    id: AccountId,
     /// In the configuration; others are kept for the machines they rented.
     named: bool,
     dropped: bool,
@@ -30,6 +32,7 @@ impl State {
         known.unwrap_or_else(|| {
             self.keys.push(Key {
                 secret: key.clone(),
+                id: fingerprint(key),
                 named: true,
                 dropped: false,
             });
@@ -41,6 +44,7 @@ impl State {
         let kept = self.keys.iter().enumerate().filter(|(_, key)| !key.dropped);
         kept.map(|(number, key)| Account {
             number,
+            id: key.id.clone(),
             key: key.secret.clone(),
         })
     }
@@ -64,6 +68,7 @@ impl Accounts {
     pub(super) fn of(&self, key: &Secret) -> Account {
         Account {
             number: self.0.lock().number(key),
+            id: fingerprint(key),
             key: key.clone(),
         }
     }
@@ -84,11 +89,18 @@ impl Accounts {
     }
 
     pub(super) fn has(&self, account: &Account, id: &InstanceId) {
-        self.0.lock().owners.insert(id.clone(), account.number);
+        self.0.lock().owners.insert(id.clone(), account.id.clone());
     }
 
-    pub(super) fn forget_instances_but(&self, keep: impl Fn(&InstanceId) -> bool) {
-        self.0.lock().owners.retain(|id, _| keep(id));
+    /// Known from an earlier life; the account need not be among ours.
+    pub(super) fn belongs(&self, id: &InstanceId, account: &AccountId) {
+        let mut state = self.0.lock();
+        state.owners.insert(id.clone(), account.clone());
+    }
+
+    pub(super) fn forget_instances_but(&self, keep: impl Fn(&InstanceId, &AccountId) -> bool) {
+        let mut state = self.0.lock();
+        state.owners.retain(|id, account| keep(id, account));
     }
 
     /// The one that has it, or all where that is not known.
@@ -97,7 +109,18 @@ impl Accounts {
         let owner = state.owners.get(id);
         state
             .accounts()
-            .filter(|account| owner.is_none_or(|owner| *owner == account.number))
+            .filter(|account| owner.is_none_or(|owner| *owner == account.id))
             .collect()
     }
+}
+
+/// Tells accounts apart in the ledger without holding the key.
+fn fingerprint(key: &Secret) -> AccountId {
+    let digest = Sha256::digest(key.expose().as_bytes());
+    let hex: String = digest
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    AccountId::new(hex)
 }

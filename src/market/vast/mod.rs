@@ -2,9 +2,11 @@
 
 mod accounts;
 mod billing;
+mod change;
 mod create;
 mod failure;
 mod instances;
+mod inventory;
 mod limiter;
 mod logs;
 mod offers;
@@ -28,15 +30,16 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Market, MarketError};
+use super::{Inventory, Market, MarketError};
 use crate::domain::{
-    Account as AccountState, Charge, InstallationId, Instance, InstanceId, InstanceState, Offer,
-    RentalLabel, Secret, Source, Timestamp, UsdPerHour, VastLaunch, WorkerGroup,
+    Account as AccountState, AccountId, Charge, InstallationId, Instance, InstanceId,
+    InstanceState, Offer, RentalLabel, Secret, Source, Timestamp, UsdPerHour, VastLaunch,
+    WorkerGroup,
 };
 use crate::telemetry::{Metrics, now};
 use accounts::Accounts;
 use failure::Failure;
-use instances::{Owner, Version};
+use instances::Owner;
 use limiter::Kind;
 use preamble::Preamble;
 use searches::Searches;
@@ -47,8 +50,6 @@ const DEFAULT_URL: &str = "https://console.vast.ai";
 const LISTING_INTERVAL: Duration = Duration::from_secs(5);
 /// A search runs beside the plans and may wait for its turn behind those of other groups.
 const SEARCH_TURN_WITHIN: Duration = Duration::from_secs(60);
-/// The paged listing is tried again after this.
-const OLD_LIST_FOR: Duration = Duration::from_secs(600);
 /// Vast's bounds of a bid, in dollars an hour.
 const BIDS: (f64, f64) = (0.001, 128.0);
 
@@ -73,7 +74,7 @@ pub struct VastMarket {
     accounts: Accounts,
     searches: Arc<Searches>,
     /// The paged listing is not served; until when the old one is asked for.
-    old_list_until: Mutex<Option<Instant>>,
+    old_list_until: Arc<Mutex<Option<Instant>>>,
     /// No search before: the day's are used up.
     searches_again_at: Arc<Mutex<BTreeMap<usize, Timestamp>>>,
     /// Words, labels and the like that were logged.
@@ -96,7 +97,7 @@ impl VastMarket {
             accounts: Accounts::default(),
             settings: ArcSwap::from_pointee(settings.clone()),
             searches: Arc::default(),
-            old_list_until: Mutex::default(),
+            old_list_until: Arc::default(),
             searches_again_at: Arc::default(),
             told: Mutex::default(),
         };
@@ -167,29 +168,6 @@ impl VastMarket {
         })
     }
 
-    /// The listing of one account, in the version it is served in.
-    async fn rows_of(&self, account: &Account) -> Result<Vec<Value>, Failure> {
-        let old = self
-            .old_list_until
-            .lock()
-            .is_some_and(|until| Instant::now() < until);
-        let version = if old { Version::V0 } else { Version::V1 };
-        let (transport, scale) = (&self.transport, self.scale());
-        match instances::list(transport, account, scale, version).await {
-            Err(failure) if failure.is_about_the_path() => {
-                let other = version.other();
-                let rows = instances::list(transport, account, scale, other).await?;
-                // The old one has no counts by which a part is known: it is the second choice.
-                *self.old_list_until.lock() = match other {
-                    Version::V0 => Some(Instant::now() + OLD_LIST_FOR),
-                    Version::V1 => None,
-                };
-                Ok(rows)
-            }
-            result => result,
-        }
-    }
-
     fn ours(&self, row: &Value) -> Option<Instance> {
         let id = InstanceId::new(rows::id(row, "id")?);
         let label = match instances::owner(row) {
@@ -216,27 +194,6 @@ impl VastMarket {
         if self.told.lock().insert(what) {
             tell();
         }
-    }
-
-    /// A call to an instance, on the account that has it; where that is not known, on each until one knows it.
-    async fn change(
-        &self,
-        id: &InstanceId,
-        (kind, method): (Kind, Method),
-        path: &str,
-        body: &Value,
-    ) -> Result<(), MarketError> {
-        let mut result = Err(no_key());
-        for account in self.accounts.that_may_have(id) {
-            let mut call = Call::new(kind, method.clone(), path);
-            call.body = Some(body);
-            let answer = self.transport.call(&account, &call, self.scale()).await;
-            result = answer.map(|_| ()).map_err(Failure::of_changing);
-            if !matches!(result, Err(MarketError::NotFound)) {
-                break;
-            }
-        }
-        result
     }
 
     async fn set_state(&self, id: &InstanceId, state: &str) -> Result<(), MarketError> {
@@ -336,31 +293,20 @@ impl Market for VastMarket {
     }
 
     async fn instances(&self) -> Result<Vec<Instance>, MarketError> {
-        let accounts = self.accounts.all();
-        if accounts.is_empty() {
-            return Err(no_key());
-        }
-        let mut ours: BTreeMap<InstanceId, Instance> = BTreeMap::new();
-        for account in accounts {
-            let rows = match self.rows_of(&account).await {
-                Ok(rows) => rows,
-                Err(failure) if failure.is_about_the_key() && !self.accounts.is_named(&account) => {
-                    tracing::warn!(
-                        "a key that is no longer configured is refused: its machines are not seen any more"
-                    );
-                    self.accounts.drop_key(&account);
-                    continue;
-                }
-                Err(failure) => return Err(failure.of_reading()),
-            };
-            for instance in rows.iter().filter_map(|row| self.ours(row)) {
-                self.accounts.has(&account, &instance.id);
-                ours.insert(instance.id.clone(), instance);
-            }
-        }
-        self.accounts
-            .forget_instances_but(|id| ours.contains_key(id));
-        Ok(ours.into_values().collect())
+        self.list_accounts().await?.complete()
+    }
+
+    async fn inventory(&self) -> Result<Inventory, MarketError> {
+        self.list_accounts().await
+    }
+
+    fn account_for(&self, group: &WorkerGroup) -> Option<AccountId> {
+        let launch = launch_of(group).ok()?;
+        self.account_of(launch).ok().map(|account| account.id)
+    }
+
+    fn belongs(&self, id: &InstanceId, account: &AccountId) {
+        self.accounts.belongs(id, account);
     }
 
     async fn start(&self, id: &InstanceId) -> Result<(), MarketError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::failure::{Failure, Said};
 use super::limiter::{Kind, Limiter};
-use crate::domain::Secret;
+use crate::domain::{AccountId, Secret};
 use crate::telemetry::Metrics;
 
 /// Waiting for a turn, on top of the call itself.
@@ -33,6 +33,7 @@ pub(super) struct Transport {
 #[derive(Clone, Debug)]
 pub(super) struct Account {
     pub(super) number: usize,
+    pub(super) id: AccountId,
     pub(super) key: Secret,
 }
 

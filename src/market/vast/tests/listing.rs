@@ -12,11 +12,11 @@ fn row(id: u64, label: &str) -> Value {
     })
 }
 
-fn ours(id: u64) -> Value {
+pub(super) fn ours(id: u64) -> Value {
     row(id, &format!("tidegate/mine/chat/g-{id}"))
 }
 
-fn page(rows: Vec<Value>, total: usize, next: Option<&str>) -> Reply {
+pub(super) fn page(rows: Vec<Value>, total: usize, next: Option<&str>) -> Reply {
     Reply::Json(
         200,
         json!({"success": true, "instances_found": rows.len(), "total_instances": total, "next_token": next, "instances": rows}),
@@ -134,7 +134,8 @@ async fn the_version_of_the_listing_that_is_served_is_found_and_remembered() {
         })
         .await;
         if gone == "/api/v0/" {
-            *market.old_list_until.lock() = Some(tokio::time::Instant::now() + OLD_LIST_FOR);
+            *market.old_list_until.lock() =
+                Some(tokio::time::Instant::now() + inventory::OLD_LIST_FOR);
         }
         for _ in 0..2 {
             assert_eq!(market.instances().await.expect("a listing").len(), 1);

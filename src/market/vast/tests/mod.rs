@@ -1,5 +1,6 @@
 //! The client against canned answers over real sockets.
 
+mod accounts;
 mod calls;
 mod listing;
 mod preamble;
