@@ -390,7 +390,7 @@ fn a_volume_may_be_linked_and_none_is_made_for_each_rental() {
     assert_eq!((linked.id, linked.create), (7, false));
     mistaken(
         &launch("--create-volume 7 --volume-size 20"),
-        &["e.yaml:6:60: a new volume for each rental, which nothing would delete or count"],
+        &["e.yaml:6:59: a new volume for each rental, which nothing would delete or count"],
     );
     mistaken(
         &format!(
