@@ -396,6 +396,6 @@ fn a_volume_may_be_linked_and_none_is_made_for_each_rental() {
         &format!(
             "{SEARCH}  launch: {{image: i, ports: [80], create_volume: 7, mount_path: /models}}\n"
         ),
-        &["e.yaml:6:52: a new volume for each rental"],
+        &["e.yaml:6:50: a new volume for each rental"],
     );
 }
