@@ -101,7 +101,9 @@ pub(super) fn read(reader: &Reader, root: &Node) -> EndpointFile {
     let offers = offers::read(&s);
     let (market, mut groups) = groups::read(&s);
     for group in &mut groups {
-        group.interruptible = offers.interruptible != Interruptible::Never;
+        offers::refuse_bid(&s, offers.interruptible, group);
+        group.interruptible =
+            offers.interruptible != Interruptible::Never || group.bid_price().is_some();
     }
     let benchmark = offers::benchmark(&s, market, times.benchmark);
     let keys = keys::read(&s, false);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::endpoint::DAY_S;
 use super::section::{Section, shown};
 use super::tree::{Kind, NOTHING, Node};
-use crate::domain::{BenchmarkSettings, Interruptible, MarketKind, OfferSettings};
+use crate::domain::{BenchmarkSettings, Interruptible, MarketKind, OfferSettings, WorkerGroup};
 
 const BENCHMARK: &str = "off, or a map of settings";
 
@@ -28,6 +28,18 @@ pub(super) fn read(s: &Section) -> OfferSettings {
     };
     s.show("offers", o.finish());
     settings
+}
+
+/// Where nothing is said of `interruptible`, a bid says it.
+pub(super) fn refuse_bid(s: &Section, interruptible: Interruptible, group: &WorkerGroup) {
+    if let Some(node) = s.get("interruptible")
+        && interruptible == Interruptible::Never
+        && group.bid_price().is_some()
+    {
+        let what = format!("interruptible is never, and group {} bids", group.name);
+        let expected = "burst or all, or no bid_price in the group";
+        s.reader.mistake_at(node, what, expected);
+    }
 }
 
 /// Machines of strangers are measured; what the operator runs himself is believed.

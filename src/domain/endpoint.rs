@@ -206,6 +206,14 @@ impl WorkerGroup {
         }
     }
 
+    /// The most that is bid for a machine, dollars an hour; then only such as others may bid away will do.
+    pub fn bid_price(&self) -> Option<f64> {
+        match &self.source {
+            Source::Vast(launch) => launch.launch.bid_price,
+            Source::Local(_) | Source::Fixed { .. } => None,
+        }
+    }
+
     pub fn gives(&self, address: SocketAddr) -> bool {
         self.given().iter().any(|worker| worker.address == address)
     }

@@ -180,6 +180,8 @@ pub enum WhyNot {
     InterruptibleFloor,
     /// The bid would be nearly what the machine costs on demand.
     BidTooHigh,
+    /// Others bid more than the group's `bid_price`.
+    AboveBidPrice,
     /// May be rented for too short a time.
     TooShort { available_s: f64 },
     /// Image and model would not be there by `timeouts.boot`; `surely`: not even with all of its line.
@@ -200,6 +202,7 @@ impl WhyNot {
                 | WhyNot::Banned { .. }
                 | WhyNot::InterruptibleNever
                 | WhyNot::InterruptibleFloor
+                | WhyNot::AboveBidPrice
                 | WhyNot::StartsTooLate { surely: true, .. }
                 | WhyNot::Unreadable
         )
@@ -232,6 +235,7 @@ impl fmt::Display for WhyNot {
                 f.write_str("interruptible, and min_load wants machines that stay")
             }
             WhyNot::BidTooHigh => f.write_str("a bid would cost nearly as much as on demand"),
+            WhyNot::AboveBidPrice => f.write_str("its least bid is above bid_price"),
             WhyNot::TooShort { available_s } => {
                 write!(f, "can be had for {:.1} h only", available_s / 3_600.0)
             }

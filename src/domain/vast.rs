@@ -80,7 +80,7 @@ pub struct LaunchOptions {
     /// Variables by name; port mappings, volumes and the like as keys such as `-p 3000:3000`.
     #[serde(skip)]
     pub env: BTreeMap<String, String>,
-    /// Dollars an hour for a machine; there makes it interruptible.
+    /// The most to bid for a machine, dollars an hour; there makes it interruptible.
     pub bid_price: Option<f64>,
     pub disk_gb: f64,
     pub extra: Option<String>,

@@ -45,6 +45,24 @@ fn nobody_bids_unless_told_to_and_then_the_market_is_asked_for_such_offers() {
 }
 
 #[test]
+fn a_bid_says_that_others_may_take_the_machine_and_cannot_be_meant_with_never() {
+    let bids = VAST.replace("--disk 20", "--disk 20 --bid_price 0.3");
+    let group = endpoint(&bids).groups[0].clone();
+    assert!(group.interruptible);
+    assert_eq!(group.bid_price(), Some(0.3));
+    endpoint(&format!("interruptible: burst\n{bids}"));
+    let said = parse_both(
+        "vast: {api_key: '${KEY}'}\n",
+        &format!("interruptible: never\n{bids}"),
+    );
+    let said = said.map(|_| ()).expect_err("a mistake").to_string();
+    assert!(
+        said.starts_with("e.yaml:1:16: interruptible is never, and group group-1 bids"),
+        "{said}"
+    );
+}
+
+#[test]
 fn mistakes_about_offers_and_benchmarks_are_named() {
     check_endpoint(
         "interruptible: sometimes\noffers: {race: 2}\n",

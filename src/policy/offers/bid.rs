@@ -10,15 +10,25 @@ const SHARE_MAX: f64 = 0.85;
 const RAISE: f64 = 1.1;
 const OUTBIDS_UNTIL_RAISE: usize = 2;
 
-/// For the GPUs alone: storage is not bid for. `None`: it would cost nearly what it does on demand.
-pub(super) fn bid(offer: &Offer, offers: &[Offer], outbids_of_a_day: usize) -> Option<UsdPerHour> {
+/// For the GPUs alone: storage is not bid for. `most`: what the operator bids. `None`: the least bid is above that, or
+/// nearly what it costs on demand.
+pub(super) fn bid(
+    offer: &Offer,
+    offers: &[Offer],
+    outbids_of_a_day: usize,
+    most: Option<f64>,
+) -> Option<UsdPerHour> {
     let least = gpu_price(offer);
+    let most = most.unwrap_or(f64::INFINITY);
+    if least > most {
+        return None;
+    }
     let raised = if outbids_of_a_day >= OUTBIDS_UNTIL_RAISE {
         RAISE
     } else {
         1.0
     };
-    let wanted = least * ABOVE_LEAST * raised;
+    let wanted = (least * ABOVE_LEAST * raised).min(most);
     let Some(limit) = on_demand(offer, offers).map(|price| price * SHARE_MAX) else {
         return Some(UsdPerHour(wanted));
     };
@@ -37,7 +47,8 @@ fn on_demand(offer: &Offer, offers: &[Offer]) -> Option<f64> {
     offers.iter().find(same).map(gpu_price)
 }
 
-fn gpu_price(offer: &Offer) -> f64 {
+/// The least bid that wins now.
+pub(super) fn gpu_price(offer: &Offer) -> f64 {
     let storage = offer
         .hardware
         .as_ref()

@@ -216,7 +216,8 @@ fn price(
         .hardware
         .as_ref()
         .map_or(UsdPerHour::ZERO, |hardware| hardware.storage_usd_per_hour);
-    match bid::bid(offer, situation.offers, outbids_of_a_day) {
+    let most = situation.group.bid_price();
+    match bid::bid(offer, situation.offers, outbids_of_a_day, most) {
         Some(bid) if offer.interruptible => (bid + storage, Some(bid)),
         _ => (offer.usd_per_hour, None),
     }
@@ -245,12 +246,18 @@ fn objection(
         return Some(WhyNot::Banned { until });
     }
     if offer.interruptible {
+        let most = situation.group.bid_price();
         match situation.settings.interruptible {
+            // Whoever names a bid wants such machines.
+            Interruptible::Never if most.is_some() => {}
             Interruptible::Never => return Some(WhyNot::InterruptibleNever),
             Interruptible::Burst if !floor_is_covered(situation) => {
                 return Some(WhyNot::InterruptibleFloor);
             }
             _ => {}
+        }
+        if most.is_some_and(|most| bid::gpu_price(offer) > most) {
+            return Some(WhyNot::AboveBidPrice);
         }
         if bid.is_none() {
             return Some(WhyNot::BidTooHigh);

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::domain::{EngineKind, GroupName, HostId, MachineId, Source, SpeedPrior, Usd};
+use crate::domain::{
+    EngineKind, GroupName, HostId, LaunchOptions, MachineId, OfferSearch, Source, SpeedPrior, Usd,
+    VastLaunch,
+};
 use crate::policy::reputation::HostEvent;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -136,6 +139,29 @@ fn bid_offer(of: &Offer, id: &str, usd_per_hour: f64) -> Offer {
         usd_per_hour: UsdPerHour(usd_per_hour),
         interruptible: true,
         ..of.clone()
+    }
+}
+
+fn bidding(usd_per_hour: f64) -> LaunchOptions {
+    LaunchOptions {
+        image: None,
+        env: BTreeMap::new(),
+        bid_price: Some(usd_per_hour),
+        disk_gb: 20.0,
+        extra: None,
+        onstart: None,
+        image_login: None,
+        python_utf8: false,
+        lang_utf8: false,
+        jupyter_lab: false,
+        jupyter_dir: None,
+        force: false,
+        cancel_unavail: false,
+        template_hash: None,
+        user: None,
+        run_type: None,
+        args: None,
+        volume: None,
     }
 }
 
@@ -422,4 +448,29 @@ fn what_cannot_be_there_by_the_boot_deadline_is_not_paid_for() {
     market.group.model_gb = 0.0;
     market.boot = Duration::from_secs(8);
     assert_eq!(market.takes("never").rule, ChoiceRule::CheapestPerToken);
+}
+
+#[test]
+fn nobody_bids_more_than_the_operator_said() {
+    let machine = offer("machine", "RTX 4090", 0.50);
+    let mut market = market(vec![
+        bid_offer(&machine, "cheap", 0.22),
+        bid_offer(&machine, "dear", 0.33),
+    ]);
+    market.settings.interruptible = Interruptible::Never;
+    market.floor = 1_000.0;
+    market.group.source = Source::Vast(Box::new(VastLaunch {
+        search: OfferSearch::default(),
+        launch: bidding(0.21),
+        port: 80,
+        account_key: None,
+    }));
+    let choice = market.takes("cheap");
+    assert_eq!(*why(&choice, "dear"), WhyNot::AboveBidPrice);
+    // Less than the usual share above the least bid, and storage is not part of it.
+    let best = choice.best().expect("one");
+    assert_eq!(best.bid, Some(UsdPerHour(0.21)));
+    assert!((best.usd_per_hour.0 - 0.23).abs() < 1e-9);
+    market.offers.remove(0);
+    assert_eq!(market.choose(None).rule, ChoiceRule::NoneFits);
 }
