@@ -12,6 +12,7 @@ mod reload;
 #[cfg(test)]
 mod renting;
 mod signals;
+mod unheard;
 mod upgrade;
 mod vast;
 #[cfg(test)]

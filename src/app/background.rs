@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::handover::{Giving, Paths, Predecessor, Successor};
 use super::reload::Reloader;
-use super::{upgrade, watch};
+use super::{unheard, upgrade, watch};
 use crate::domain::{MarketKind, WorkerPhase};
 use crate::fleet::{Fleet, Learned};
 use crate::market::LocalMarket;
@@ -116,7 +116,12 @@ impl Control {
     /// Returns when a new process serves in our place.
     async fn lead(&self, giving: Option<&Giving>, ready: ServiceReadyNotifier) -> Successor {
         let beside = async {
-            tokio::join!(self.begin(ready), self.prober.run());
+            let vast = self.reloader.vast.as_deref();
+            tokio::join!(
+                self.begin(ready),
+                self.prober.run(),
+                unheard::tell(&self.fleet, vast)
+            );
             // The prober returns only where it could not begin, and has said so.
             std::future::pending().await
         };

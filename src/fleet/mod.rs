@@ -24,12 +24,12 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::domain::{Endpoint, EndpointName, MoneyView};
+use crate::domain::{Endpoint, EndpointName, MoneyView, Timestamp};
 
 pub use account::{Account, Allowance, Quotas};
 pub use assign::NoClaim;
@@ -52,6 +52,8 @@ pub struct Fleet {
     under_way: Arc<AtomicUsize>,
     leaving: AtomicBool,
     has_predecessor: AtomicBool,
+    /// When a rented machine last asked whether we live, in ms; 0: never.
+    heard_alive_ms: AtomicU64,
     money: ArcSwap<MoneyView>,
 }
 
@@ -72,6 +74,7 @@ impl Fleet {
             under_way: Arc::default(),
             leaving: AtomicBool::new(false),
             has_predecessor: AtomicBool::new(false),
+            heard_alive_ms: AtomicU64::new(0),
             money: ArcSwap::default(),
         };
         fleet.replace_settings(endpoints);
@@ -118,6 +121,16 @@ impl Fleet {
 
     pub fn set_predecessor(&self, there: bool) {
         self.has_predecessor.store(there, Relaxed);
+    }
+
+    /// A rented machine asked whether its gateway lives.
+    pub fn hear_alive(&self, at: Timestamp) {
+        self.heard_alive_ms.store(at.as_millis(), Relaxed);
+    }
+
+    pub fn heard_alive_at(&self) -> Option<Timestamp> {
+        let ms = self.heard_alive_ms.load(Relaxed);
+        (ms > 0).then(|| Timestamp::from_millis(ms))
     }
 
     /// Where the money stood at the last tick.

@@ -11,6 +11,7 @@ use super::stop::Stop;
 use super::{Gateway, models};
 use crate::domain::EndpointName;
 use crate::engines::ErrorKind;
+use crate::telemetry::now;
 
 impl Gateway {
     pub(super) async fn own_route(
@@ -54,6 +55,11 @@ impl Gateway {
     /// Answered to the last moment: a gateway that drains has machines that still serve.
     async fn alive(&self, client: &mut Client<'_>, installation: &str) -> pingora::Result<()> {
         let ours = self.settings.load().installation.as_str() == installation;
+        if ours {
+            self.fleet.hear_alive(now());
+        }
+        let whose = if ours { "ours" } else { "foreign" };
+        self.metrics.alive_calls.with_label_values(&[whose]).inc();
         let (status, body): (u16, &[u8]) = match ours {
             true => (200, b"{\"alive\":true}"),
             false => (404, b"{\"alive\":false}"),

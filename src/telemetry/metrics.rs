@@ -36,6 +36,7 @@ pub struct Metrics {
     pub worker_failures: IntCounterVec,
     pub market_calls: IntCounterVec,
     pub vast_calls: IntCounterVec,
+    pub alive_calls: IntCounterVec,
     pub probes: IntCounterVec,
     pub reloads: IntCounterVec,
     pub access_log_lines: IntCounterVec,
@@ -242,6 +243,12 @@ impl Metrics {
                 "tidegate_vast_calls_total",
                 "Calls of Vast's interface over HTTP, refused and repeated ones included.",
                 &["call", "outcome"],
+            )?,
+            alive_calls: counter(
+                &r,
+                "tidegate_alive_calls_total",
+                "Calls of rented machines that ask whether their gateway lives.",
+                &["installation"],
             )?,
             probes: counter(
                 &r,

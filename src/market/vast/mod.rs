@@ -158,6 +158,11 @@ impl VastMarket {
         self.searches.offers(query, interval, search).await
     }
 
+    /// After how long without an answer of ours a machine ends itself; `None`: none does.
+    pub fn orphan_after(&self) -> Option<Duration> {
+        self.preamble().map(|preamble| preamble.orphan_after)
+    }
+
     fn preamble(&self) -> Option<Preamble> {
         let settings = self.settings.load();
         let market_url = self.transport.base();
