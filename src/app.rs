@@ -30,7 +30,7 @@ use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
 use pingora::services::listening::Service;
 
-pub use self::alone::{Account, Alone, NotAlone};
+pub use self::alone::{Account, Alone, Left, NotAlone};
 use self::certificate::CertificateFiles;
 use self::handover::{Paths, Taking};
 use self::markets::BuiltMarkets;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::{fixed_workers, vast};
 use crate::config::ServerConfig;
-use crate::domain::{Endpoint, InstallationId};
+use crate::domain::{Endpoint, InstallationId, Secret};
 use crate::market::{FixedMarket, LocalMarket, LocalMarketSettings, Market, VastMarket};
 use crate::scaler::Markets;
 use crate::telemetry::Metrics;
@@ -25,6 +25,17 @@ impl BuiltMarkets {
         installation: &InstallationId,
         metrics: &Arc<Metrics>,
     ) -> Result<Self> {
+        Self::with_keys(settings, endpoints, &[], installation, metrics)
+    }
+
+    /// With keys that endpoints name which cannot be read otherwise.
+    pub(super) fn with_keys(
+        settings: &ServerConfig,
+        endpoints: &[Endpoint],
+        more_keys: &[Secret],
+        installation: &InstallationId,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self> {
         let local = LocalMarket::new(LocalMarketSettings {
             dir: settings.state_dir.join("local"),
             slots: settings.local_market.slots,
@@ -35,7 +46,7 @@ impl BuiltMarkets {
         Ok(Self {
             local,
             fixed: Arc::new(fixed),
-            vast: vast::market(settings, endpoints, installation, metrics)?,
+            vast: vast::market(settings, endpoints, more_keys, installation, metrics)?,
         })
     }
 

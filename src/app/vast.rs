@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 
 use crate::config::ServerConfig;
-use crate::domain::{Endpoint, InstallationId, MarketKind, Source, VastLaunch};
+use crate::domain::{Endpoint, InstallationId, MarketKind, Secret, Source, VastLaunch};
 use crate::market::{VastMarket, VastSettings};
 use crate::telemetry::Metrics;
 
@@ -13,10 +13,12 @@ use crate::telemetry::Metrics;
 pub(super) fn market(
     server: &ServerConfig,
     endpoints: &[Endpoint],
+    more_keys: &[Secret],
     installation: &InstallationId,
     metrics: &Arc<Metrics>,
 ) -> Result<Option<Arc<VastMarket>>> {
-    let settings = settings(server, endpoints);
+    let mut settings = settings(server, endpoints);
+    settings.group_keys.extend_from_slice(more_keys);
     if settings.api_key.is_none() && settings.group_keys.is_empty() {
         return Ok(None);
     }

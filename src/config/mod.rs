@@ -1,5 +1,6 @@
 //! Outside formats in, one validated `Config` out; every mistake is reported at once, with line and column.
 
+mod account_keys;
 mod connections;
 mod endpoint;
 mod files;
@@ -25,6 +26,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::domain::{Access, Endpoint};
+pub use account_keys::{AccountKeys, account_keys};
 pub use connections::TlsConfig;
 use endpoint::Name;
 use files::SERVER_FILE;

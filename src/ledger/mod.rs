@@ -31,7 +31,7 @@ use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
 pub use accrual::{Accrued, Observation, accrue};
 pub use charges::Correction;
 pub use demand::{DEMAND_STEP, DemandStep};
-pub use open::installation_of;
+pub use open::{OpenRental, installation_of, open_rentals_of};
 pub use report::{RentalStory, SpendReport};
 pub use spend::{Booking, Sighting, SpendBy, SpendRow};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::LedgerError;
-use crate::domain::InstallationId;
+use crate::domain::{AccountId, InstallationId, InstanceId, MarketKind, WorkerId};
 
 /// A reader from outside (a backup, a shell) holds a write up no longer than this.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
@@ -59,6 +59,54 @@ pub fn installation_of(state_dir: &Path) -> Result<InstallationId, LedgerError> 
         })
         .map_err(|error| explain(&path, error))?;
     Ok(InstallationId::new(id))
+}
+
+/// A rental that is not ended, as another process sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenRental {
+    pub worker: WorkerId,
+    pub instance: Option<InstanceId>,
+    /// `None`: nothing was written of it yet.
+    pub market: Option<String>,
+    pub account: Option<AccountId>,
+}
+
+impl OpenRental {
+    /// It is, or may be, at a market that takes money.
+    pub fn is_paid(&self) -> bool {
+        match (&self.market, &self.instance) {
+            (Some(market), _) => market == MarketKind::Vast.as_str(),
+            (None, Some(id)) => id.as_str().bytes().all(|b| b.is_ascii_digit()),
+            (None, None) => true,
+        }
+    }
+}
+
+/// What the ledger in `state_dir` holds open, read beside a process that holds it.
+pub fn open_rentals_of(state_dir: &Path) -> Result<Vec<OpenRental>, LedgerError> {
+    let path = state_dir.join("ledger.sqlite");
+    let read = |connection: Connection| {
+        connection.busy_timeout(BUSY_WAIT)?;
+        connection
+            .prepare(
+                "SELECT worker, instance, market, learned.value FROM rentals
+                 LEFT JOIN learned ON kind = 'account' AND key = worker
+                 WHERE state <> 'ended'",
+            )?
+            .query_map([], |row| {
+                let account: Option<String> = row.get(3)?;
+                Ok(OpenRental {
+                    worker: WorkerId::from(row.get::<_, String>(0)?),
+                    instance: row.get::<_, Option<String>>(1)?.map(InstanceId::from),
+                    market: row.get(2)?,
+                    account: account.and_then(|text| serde_json::from_str(&text).ok()),
+                })
+            })?
+            .collect()
+    };
+    Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .and_then(read)
+        .map_err(|error| explain(&path, error))
 }
 
 /// Tells damage, which stays, from trouble, which may pass.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::domain::{EndpointName, GroupName, RentalState};
+use crate::domain::{AccountId, EndpointName, GroupName, RentalState};
 
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_millis(ms)
@@ -301,4 +301,25 @@ fn a_released_ledger_is_anothers_until_it_is_taken_back() {
     old.retake(at(9)).expect("free again");
     assert_eq!(names(&old.open_rentals().expect("read")), ["w1", "w3"]);
     assert!(matches!(refusal(&dir), LedgerError::Locked(_)));
+}
+
+#[test]
+fn open_rentals_and_their_accounts_can_be_read_beside_the_process_that_holds_the_ledger() {
+    let dir = state_dir();
+    let ledger = open(&dir);
+    ledger.intend(&rental("w1", 5)).expect("intend");
+    ledger.intend(&rental("w2", 6)).expect("intend");
+    let account = AccountId::new("abc");
+    let noted = serde_json::to_value(&account).expect("JSON");
+    ledger
+        .remember("account", "w2", &noted, at(7))
+        .expect("kept");
+    ledger
+        .ended(&WorkerId::new("w1"), "idle", at(8))
+        .expect("ended");
+    let beside = open_rentals_of(dir.path()).expect("read");
+    assert_eq!(beside.len(), 1);
+    assert_eq!(beside[0].worker, WorkerId::new("w2"));
+    assert_eq!(beside[0].account, Some(account));
+    assert!(beside[0].instance.is_none() && beside[0].is_paid());
 }

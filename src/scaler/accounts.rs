@@ -73,7 +73,8 @@ impl Scaler {
         Ok(())
     }
 
-    pub(super) fn speaks_of(&self, inventory: &Inventory, worker: &WorkerId) -> bool {
+    /// Whether it is news of this rental that a listing does not hold it.
+    pub fn speaks_of(&self, inventory: &Inventory, worker: &WorkerId) -> bool {
         inventory.speaks_of(self.accounts.get(worker).as_ref())
     }
 

@@ -8,7 +8,8 @@ use super::act::{count, midway};
 use super::books::Books;
 use super::money::bounded;
 use crate::domain::{
-    Instance, InstanceState, MarketKind, Rental, Timestamp, WorkerGroup, WorkerId, WorkerPhase,
+    Instance, InstanceId, InstanceState, MarketKind, Rental, Timestamp, WorkerGroup, WorkerId,
+    WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, WorkerSpec};
 use crate::ledger::LedgerError;
@@ -55,7 +56,23 @@ impl Scaler {
             .map(|endpoint| endpoint.settings().market)
             .filter(|market| *market != MarketKind::Fixed);
         let paid = self.markets.get(MarketKind::Vast).map(|_| MarketKind::Vast);
-        seen_at.or(configured).or(paid).unwrap_or(MarketKind::Local)
+        // Vast's names are numbers: without a key it is not asked, and nothing there is believed gone.
+        let number = |id: &InstanceId| id.as_str().bytes().all(|b| b.is_ascii_digit());
+        let named = rental.instance.as_ref().filter(|id| number(id));
+        let named = named.map(|_| MarketKind::Vast);
+        let known = seen_at.or(configured).or(paid).or(named);
+        known.unwrap_or(MarketKind::Local)
+    }
+
+    /// At which market an open rental is believed to be.
+    pub fn whereabouts(&self, worker: &WorkerId) -> Option<MarketKind> {
+        let endpoints = self.fleet.endpoints();
+        let holds = |endpoint: &&Arc<EndpointFleet>| endpoint.worker(worker).is_some();
+        let market = endpoints.values().find(holds);
+        let orphaned = || self.orphans.lock().get(worker).map(|(market, _)| *market);
+        market
+            .map(|endpoint| endpoint.settings().market)
+            .or_else(orphaned)
     }
 
     /// Its endpoint is gone, or rents elsewhere now. If its machine exists, a listing shows it and it is destroyed.

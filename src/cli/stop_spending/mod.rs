@@ -13,12 +13,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use self::follow::follow;
-use self::until_empty::until_empty;
+use self::until_empty::{Bounds, Seen, until_empty};
 use super::exit::{self, Trouble};
 use super::{Source, show};
-use crate::app::{Account, Alone, NotAlone};
-use crate::config::{self, Config, ServerConfig};
-use crate::domain::{Endpoint, Instance};
+use crate::app::{Account, Alone, Left, NotAlone};
+use crate::config::{self, AccountKeys, Config, ServerConfig};
+use crate::domain::{Endpoint, Instance, MarketKind};
 use crate::ledger::{self, LedgerError};
 
 #[derive(clap::Args)]
@@ -48,6 +48,29 @@ struct Known {
     server: ServerConfig,
     /// `None`: with mistakes.
     config: Option<Config>,
+    /// What endpoint files name, where they have mistakes.
+    keys: AccountKeys,
+}
+
+impl Known {
+    fn endpoints(&self) -> &[Endpoint] {
+        self.config.as_ref().map_or(&[], |config| &config.endpoints)
+    }
+
+    /// Accounts that hold machines perhaps and were not asked.
+    fn unasked(&self, asks_vast: bool) -> Vec<String> {
+        let rents = |endpoint: &Endpoint| endpoint.market == MarketKind::Vast;
+        let needed = match &self.config {
+            Some(config) => config.endpoints.iter().any(rents),
+            None => true,
+        };
+        let no_key = "Vast was not asked: no key of it is known here".to_owned();
+        let no_key = (!asks_vast && needed).then_some(no_key);
+        let missing = self.keys.missing.iter();
+        let missing = missing
+            .map(|what| format!("the account of {what} was not asked: it is not known here"));
+        no_key.into_iter().chain(missing).collect()
+    }
 }
 
 pub(super) async fn stop_spending(arguments: &Arguments) -> Result<ExitCode, Trouble> {
@@ -75,12 +98,14 @@ pub(super) async fn stop_spending(arguments: &Arguments) -> Result<ExitCode, Tro
 fn known(arguments: &Arguments) -> Result<Known, Trouble> {
     let env = |name: &str| std::env::var(name).ok();
     let config = arguments.source.load();
+    let mut keys = AccountKeys::default();
     let mut server = match (&config, arguments.source.directory()) {
         (Ok(config), _) => config.server.clone(),
         (Err(mistakes), Some(dir)) => {
             eprintln!("{mistakes}\ngoing on with what can be read");
             let files = config::read_files(&dir);
             let read = config::load_server(&files, &env);
+            keys = config::account_keys(&files, &env);
             match (read, &arguments.state_dir) {
                 (Ok(server), _) => server,
                 (Err(_), Some(_)) => config::default_server(&env)?,
@@ -100,7 +125,11 @@ fn known(arguments: &Arguments) -> Result<Known, Trouble> {
     if let Some(config) = &mut config {
         config.server = server.clone();
     }
-    Ok(Known { server, config })
+    Ok(Known {
+        server,
+        config,
+        keys,
+    })
 }
 
 fn resume(mark: &Path, json: bool) -> Result<ExitCode, Trouble> {
@@ -138,12 +167,14 @@ fn cannot(mark: &Path, error: &io::Error) -> Trouble {
 /// Whoever holds the ledger ends it all; a holder that does not answer is worked around.
 async fn end_everything(arguments: &Arguments, known: &Known) -> Result<Vec<String>, Trouble> {
     let patience = Duration::from_secs(arguments.wait.unwrap_or(1_800));
-    let opened = match &known.config {
-        Some(config) => Alone::open(config),
-        None => Alone::without_endpoints(&known.server),
-    };
+    // The lock first: where a gateway runs, its keys end it all and none is needed here.
+    let opened = Alone::to_end(&known.server, known.endpoints(), &known.keys.found);
     let why = match opened {
-        Ok(alone) => return end_alone(&alone, patience).await,
+        Ok(alone) => {
+            let mut left = end_alone(&alone, patience).await?;
+            left.extend(known.unasked(alone.asks_vast()));
+            return Ok(left);
+        }
         Err(NotAlone::Other(error)) => return Err(error.into()),
         Err(NotAlone::Ledger(why)) => why,
     };
@@ -159,45 +190,50 @@ async fn end_everything(arguments: &Arguments, known: &Known) -> Result<Vec<Stri
 
 /// The scaler's own way, with the ledger kept: it sees the mark, and ends what it knows and what it does not.
 async fn end_alone(alone: &Alone, patience: Duration) -> Result<Vec<String>, Trouble> {
+    // The scaler closes a rental's line only after it was patient.
+    let bounds = Bounds {
+        patience,
+        settled_after: Duration::ZERO,
+    };
     tokio::select! {
         () = alone.scale() => Err(Trouble::No("the scaler ended by itself".into())),
-        left = until_empty(patience, async || left_of(alone).await) => left,
+        left = until_empty(bounds, async || alone.left().await.map(seen)) => left,
     }
-}
-
-/// Machines of ours, and rentals that the ledger holds open though no market lists them: they may be at an account
-/// that cannot be asked here.
-async fn left_of(alone: &Alone) -> Result<Vec<String>, String> {
-    let machines = alone.machines().await?;
-    let open = alone.ledger.open_rentals();
-    let unlisted = open
-        .map_err(|error| error.to_string())?
-        .into_iter()
-        .filter(|rental| {
-            let here = |machine: &Instance| machine.label.worker == rental.worker;
-            !machines.iter().any(here)
-        });
-    let unlisted = unlisted.map(|rental| format!("{} (open in the ledger)", rental.worker));
-    Ok(machines.iter().map(name).chain(unlisted).collect())
 }
 
 async fn end_from_outside(known: &Known, patience: Duration) -> Result<Vec<String>, Trouble> {
-    let installation = ledger::installation_of(&known.server.state_dir)?;
-    let endpoints: &[Endpoint] = known
-        .config
-        .as_ref()
-        .map_or(&[], |config| &config.endpoints);
-    let account = Account::new(&known.server, endpoints, installation)?;
-    let found = async || {
-        let machines = account.end_all().await?;
-        Ok(machines.iter().map(name).collect())
+    let dir = &known.server.state_dir;
+    let installation = ledger::installation_of(dir)?;
+    let open = ledger::open_rentals_of(dir)?;
+    let account = Account::new(
+        &known.server,
+        known.endpoints(),
+        &known.keys.found,
+        installation,
+    )?;
+    let bounds = Bounds {
+        patience,
+        settled_after: account.patience(&open),
     };
-    let mut left = until_empty(patience, found).await?;
-    if !account.asks_vast() && known.config.is_none() {
-        left.push("Vast was not asked: no key of it is known here".to_owned());
-    }
+    let look = async || account.end_all(&open).await.map(seen);
+    let mut left = until_empty(bounds, look).await?;
+    left.extend(known.unasked(account.asks_vast()));
     eprintln!("the ledger was not written: the next gateway does that from the market's bill");
     Ok(left)
+}
+
+fn seen(left: Left) -> Seen {
+    let machines = left.machines.iter().map(name);
+    let open = left.open.iter();
+    let open = open.map(|worker| format!("{worker} (open in the ledger)"));
+    let beyond = left.out_of_reach.iter();
+    let beyond = beyond.map(|worker| {
+        format!("{worker} (open in the ledger; the account that pays it cannot be asked here)")
+    });
+    Seen {
+        going: machines.chain(open).collect(),
+        out_of_reach: beyond.collect(),
+    }
 }
 
 fn name(instance: &Instance) -> String {
@@ -217,12 +253,30 @@ fn text_of(left: &[String]) -> String {
         .iter()
         .map(|machine| format!("  {machine}\n"))
         .collect();
-    format!("{} left, on the way out:\n{}", left.len(), lines.concat())
+    format!("{} left:\n{}", left.len(), lines.concat())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_that_was_not_asked_is_left_and_never_nothing() {
+        let env = |_: &str| None;
+        let mut known = Known {
+            server: config::default_server(&env).expect("defaults"),
+            config: None,
+            keys: AccountKeys {
+                found: Vec::new(),
+                missing: vec!["$OTHER_KEY".into()],
+            },
+        };
+        let left = known.unasked(true);
+        assert!(left[0].contains("the account of $OTHER_KEY was not asked"));
+        assert_eq!(known.unasked(false).len(), 2);
+        known.keys.missing.clear();
+        assert!(known.unasked(true).is_empty());
+    }
 
     #[test]
     fn a_mark_can_be_set_twice_and_taken_away_twice() {
