@@ -20,6 +20,8 @@ pub struct Explanation {
     pub worker: Option<RentalStory>,
     /// As in the decision log; of a worker, those of the moment it was rented for its endpoint.
     pub decisions: Vec<Box<RawValue>>,
+    /// Of an endpoint: limits that keep it from more.
+    pub limits: Vec<String>,
 }
 
 /// Looks for a rental, then for decisions by their time in milliseconds. `made_at` finds those.
@@ -35,6 +37,7 @@ pub fn explain(
         return Ok(Some(Explanation {
             worker: Some(story),
             decisions,
+            limits: Vec::new(),
         }));
     }
     let decisions = match subject.parse() {
@@ -44,6 +47,7 @@ pub fn explain(
     Ok((!decisions.is_empty()).then_some(Explanation {
         worker: None,
         decisions,
+        limits: Vec::new(),
     }))
 }
 
@@ -75,10 +79,16 @@ impl Admin {
     pub(super) async fn why(&self, subject: &str) -> Response<Vec<u8>> {
         let decisions = Arc::clone(&self.decisions);
         if self.fleet.endpoint(subject).is_some() {
-            let last = decisions.last_of(&EndpointName::new(subject));
+            let name = EndpointName::new(subject);
+            let last = decisions.last_of(&name);
+            let money = self.fleet.money();
+            let limits = money.limits.iter();
+            let told = limits.filter(|limit| limit.scope.covers(&name));
+            let limits = told.filter_map(|limit| limit.because.clone());
             return json(&Explanation {
                 worker: None,
                 decisions: last.into_iter().collect(),
+                limits: limits.collect(),
             });
         }
         let wanted = subject.to_owned();

@@ -143,6 +143,7 @@ mod tests {
             draw: None,
             offers: offers.len(),
             alternatives: judged.collect(),
+            too_dear: None,
         };
         if let Some(first) = choice.alternatives.first_mut() {
             first.why_not = None;

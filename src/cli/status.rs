@@ -162,7 +162,11 @@ fn money(money: &MoneyView) -> String {
     for limit in &money.limits {
         let (usd, reached) = (
             |usd| show::dollars(Usd(usd)),
-            if limit.reached { ", reached" } else { "" },
+            match &limit.because {
+                Some(because) => format!(", reached: {because}"),
+                None if limit.reached => ", reached".to_owned(),
+                None => String::new(),
+            },
         );
         let what = match limit.rule {
             SpendingRule::Credit => {

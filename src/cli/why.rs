@@ -28,6 +28,8 @@ pub(super) struct Arguments {
 struct Explanation {
     worker: Option<RentalStory>,
     decisions: Vec<DecisionRecord>,
+    #[serde(default)]
+    limits: Vec<String>,
 }
 
 pub(super) async fn why(arguments: &Arguments) -> Result<ExitCode, Trouble> {
@@ -58,6 +60,9 @@ fn text_of(subject: &str, explanation: &Explanation) -> String {
     }
     for decision in &explanation.decisions {
         text.push_str(&decision_text(decision));
+    }
+    for limit in &explanation.limits {
+        text.push_str(&format!("nothing more is rented: {limit}\n"));
     }
     if text.is_empty() {
         return format!("nothing was decided for {subject} since the gateway started\n");
@@ -168,6 +173,7 @@ mod tests {
         let explanation = Explanation {
             worker: Some(story()),
             decisions: Vec::new(),
+            limits: Vec::new(),
         };
         let text = text_of("small-a-0", &explanation);
         for part in [
@@ -185,7 +191,22 @@ mod tests {
         let explanation = Explanation {
             worker: None,
             decisions: Vec::new(),
+            limits: Vec::new(),
         };
         assert!(text_of("chat", &explanation).contains("nothing was decided for chat"));
+    }
+
+    #[test]
+    fn an_endpoint_that_a_limit_keeps_from_renting_says_which() {
+        let explanation = Explanation {
+            worker: None,
+            decisions: Vec::new(),
+            limits: vec!["the cheapest fitting offer does not fit".into()],
+        };
+        let text = text_of("chat", &explanation);
+        assert_eq!(
+            text,
+            "nothing more is rented: the cheapest fitting offer does not fit\n"
+        );
     }
 }

@@ -223,6 +223,13 @@ impl SpendingScope {
             SpendingScope::Endpoint(name) => name.as_str(),
         }
     }
+
+    pub fn covers(&self, endpoint: &EndpointName) -> bool {
+        match self {
+            SpendingScope::Installation => true,
+            SpendingScope::Endpoint(name) => name == endpoint,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -259,6 +266,9 @@ pub struct LimitView {
     pub limit: f64,
     /// Nothing more is rented for it.
     pub reached: bool,
+    /// What is wanted and does not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
 }
 
 /// What a market's listings and the ledger say of each other.

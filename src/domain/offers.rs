@@ -74,6 +74,9 @@ pub struct OfferChoice {
     pub offers: usize,
     /// The best first.
     pub alternatives: Vec<Alternative>,
+    /// Where nothing was chosen: the least an offer costs that only money forbids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_dear: Option<UsdPerHour>,
 }
 
 impl OfferChoice {

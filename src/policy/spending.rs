@@ -74,24 +74,39 @@ pub struct Budget {
 pub struct Refusal {
     pub scope: SpendingScope,
     pub rule: SpendingRule,
+    /// Spent and set aside; of `credit`, what is left.
     pub used: f64,
+    /// What was asked for would add.
+    #[serde(default)]
+    pub more: f64,
     pub limit: f64,
 }
 
 impl Refusal {
     fn words(&self) -> String {
-        let (used, limit) = (self.used, self.limit);
+        let (used, limit) = (usd(self.used), usd(self.limit));
         match self.rule {
             SpendingRule::Stopped => "spending is stopped".to_owned(),
             SpendingRule::Credit => {
-                format!("{used:.2} $ of credit left, at least {limit:.2} wanted")
+                format!("{used} of credit left, at least {limit} wanted")
             }
             rule => {
                 let (rule, scope) = (rule.as_str(), self.scope.as_str());
-                format!("limit of the {rule} for {scope}: {used:.4} $ of {limit:.4} $")
+                let more = match self.more {
+                    more if more > 0.0 => format!(" + {}", usd(more)),
+                    _ => String::new(),
+                };
+                format!("limit of the {rule} for {scope}: {used}{more} of {limit}")
             }
         }
     }
+}
+
+/// To the cent, or to a hundredth of one where that says more.
+pub fn usd(dollars: f64) -> String {
+    let text = format!("${dollars:.4}");
+    let fewer = text.strip_suffix("00").or_else(|| text.strip_suffix('0'));
+    fewer.unwrap_or(&text).to_owned()
 }
 
 /// A machine that has to go.
@@ -174,6 +189,7 @@ pub fn standing(position: &Position, budget: &Budget, now: Timestamp) -> Vec<Lim
                 used: bound.used,
                 limit: bound.limit,
                 reached: bound.used + ROUNDING >= bound.limit,
+                because: None,
             });
         }
     }
@@ -192,6 +208,7 @@ pub fn standing(position: &Position, budget: &Budget, now: Timestamp) -> Vec<Lim
                 used: left,
                 limit: min.0,
                 reached: credit_refusal(position, budget, *market).is_some(),
+                because: None,
             });
         }
     }
@@ -265,7 +282,13 @@ impl Bound {
         Refusal {
             scope: self.scope.clone(),
             rule: self.rule,
-            used: self.used + more * self.hours,
+            used: self.used,
+            // What has no known price fits nowhere, and there is no figure to show.
+            more: if more < f64::MAX {
+                more * self.hours
+            } else {
+                0.0
+            },
             limit: self.limit,
         }
     }
@@ -390,6 +413,7 @@ fn credit_refusal(position: &Position, budget: &Budget, market: MarketKind) -> O
         scope: SpendingScope::Installation,
         rule: SpendingRule::Credit,
         used: left.max(0.0),
+        more: 0.0,
         limit: min.0,
     })
 }
@@ -399,6 +423,7 @@ fn stopped() -> Refusal {
         scope: SpendingScope::Installation,
         rule: SpendingRule::Stopped,
         used: 0.0,
+        more: 0.0,
         limit: 0.0,
     }
 }

@@ -74,6 +74,24 @@ fn verdict(position: &Position, budget: &Budget, more: f64) -> Option<SpendingRu
         .map(|refusal| refusal.rule)
 }
 
+#[test]
+fn a_refusal_tells_what_is_used_what_was_asked_for_and_the_limit() {
+    let refused = |limits, more| {
+        let position = position(vec![machine("w", "chat", 0.295, 100.0)]);
+        let budget = budget(limits, Enforce::Soft);
+        let more = UsdPerHour(more);
+        may_commit(&position, &budget, &chat(), MarketKind::Vast, more, now())
+            .map_err(|refusal| refusal.to_string())
+    };
+    let said = "limit of the hour for (all): $0.295 + $0.29 of $0.50";
+    assert_eq!(refused(per_hour(0.5), 0.29), Err(said.into()));
+    // `reserve` is ten minutes.
+    let said = "limit of the day for (all): $0.0492 + $0.10 of $0.10";
+    assert_eq!(refused(per_day(0.1), 0.6), Err(said.into()));
+    let said = "limit of the hour for (all): $0.295 of $0.50";
+    assert_eq!(refused(per_hour(0.5), f64::NAN), Err(said.into()));
+}
+
 fn names(forced: &[Forced]) -> Vec<&str> {
     forced.iter().map(|one| one.worker.as_str()).collect()
 }

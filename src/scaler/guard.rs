@@ -15,6 +15,7 @@ use crate::domain::{
 use crate::fleet::{EndpointFleet, Fleet, Worker};
 use crate::policy::spending::{
     Budget, Commitment, Credit, Forced, Position, Refusal, forced, headroom, may_commit, standing,
+    usd,
 };
 
 pub(super) struct Guard {
@@ -35,9 +36,31 @@ struct State {
     forced: BTreeMap<WorkerId, Refusal>,
     /// A limit that let machines go lets none come until its day or month is over: each would be let go soon after.
     closed: BTreeMap<(SpendingScope, SpendingRule), Closed>,
-    /// Limits that said no since the last tick.
-    refused: BTreeSet<(SpendingScope, SpendingRule)>,
+    /// Limits that said no since the last tick, and to what.
+    refused: BTreeMap<(SpendingScope, SpendingRule), String>,
     reached: BTreeSet<(SpendingScope, SpendingRule)>,
+}
+
+/// What money is asked for.
+pub(super) enum Wish {
+    Machine,
+    CheapestOffer,
+    Restart(WorkerId),
+}
+
+impl Wish {
+    fn denied(&self, price: UsdPerHour, refusal: &Refusal) -> String {
+        let price = usd(price.0);
+        match self {
+            Wish::Machine => format!("a machine at {price}/h does not fit: {refusal}"),
+            Wish::CheapestOffer => {
+                format!("the cheapest fitting offer, {price}/h, does not fit: {refusal}")
+            }
+            Wish::Restart(worker) => {
+                format!("starting {worker} at {price}/h does not fit: {refusal}")
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -137,7 +160,7 @@ impl Guard {
         let position = self.position(without, now);
         headroom(&position, &self.budget(), &endpoint.name, market, now)
             .and_then(|room| self.still_open(&endpoint.name, now).map(|()| room))
-            .inspect_err(|refusal| self.note(refusal))
+            .inspect_err(|refusal| self.note(refusal, refusal.to_string()))
     }
 
     /// There is no room for a machine at this price.
@@ -147,7 +170,39 @@ impl Guard {
         price: UsdPerHour,
         now: Timestamp,
     ) -> bool {
-        self.check(endpoint, None, price, now).is_err()
+        self.deny(endpoint, &Wish::Machine, price, now)
+    }
+
+    /// There is no money for what is wished: the limit that says so counts as reached until the next tick.
+    pub(super) fn deny(
+        &self,
+        endpoint: &EndpointFleet,
+        wish: &Wish,
+        price: UsdPerHour,
+        now: Timestamp,
+    ) -> bool {
+        let denial = self.denial(endpoint, wish, price, now);
+        if let Some((refusal, words)) = &denial {
+            self.note(refusal, words.clone());
+        }
+        denial.is_some()
+    }
+
+    /// Why there is no money for what is wished, if so.
+    pub(super) fn denial(
+        &self,
+        endpoint: &EndpointFleet,
+        wish: &Wish,
+        price: UsdPerHour,
+        now: Timestamp,
+    ) -> Option<(Refusal, String)> {
+        let without = match wish {
+            Wish::Restart(worker) => Some(worker),
+            Wish::Machine | Wish::CheapestOffer => None,
+        };
+        let refusal = self.check(endpoint, without, price, now).err()?;
+        let words = wish.denied(price, &refusal);
+        Some((refusal, words))
     }
 
     /// Commits the money for a worker that is about to be rented, or for a stopped one that is about to be started.
@@ -160,7 +215,11 @@ impl Guard {
     ) -> Result<(), Refusal> {
         // Two that ask at once must not both be let pass for what is left.
         let _turn = self.one_at_a_time.lock();
-        self.check(endpoint, Some(worker.id()), price, now)?;
+        self.check(endpoint, Some(worker.id()), price, now)
+            .inspect_err(|refusal| {
+                let wish = Wish::Restart(worker.id().clone());
+                self.note(refusal, wish.denied(price, refusal));
+            })?;
         worker.set_price(price);
         Ok(())
     }
@@ -177,12 +236,11 @@ impl Guard {
         let budget = self.budget();
         may_commit(&position, &budget, &endpoint.name, market, price, now)
             .and_then(|()| self.still_open(&endpoint.name, now))
-            .inspect_err(|refusal| self.note(refusal))
     }
 
-    fn note(&self, refusal: &Refusal) {
+    fn note(&self, refusal: &Refusal, words: String) {
         let key = (refusal.scope.clone(), refusal.rule);
-        self.state.lock().refused.insert(key);
+        self.state.lock().refused.insert(key, words);
     }
 
     fn still_open(&self, endpoint: &EndpointName, now: Timestamp) -> Result<(), Refusal> {
@@ -200,6 +258,7 @@ impl Guard {
                 scope: scope.clone(),
                 rule: *rule,
                 used: closed.limit,
+                more: 0.0,
                 limit: closed.limit,
             }),
         }
@@ -237,7 +296,7 @@ impl Guard {
         let position = self.position(None, now);
         let mut views = standing(&position, &self.budget(), now);
         let mut state = self.state.lock();
-        let refused = std::mem::take(&mut state.refused);
+        let mut refused = std::mem::take(&mut state.refused);
         let limits: Vec<_> = views
             .iter()
             .map(|view| (view.scope.clone(), view.rule, view.limit))
@@ -248,7 +307,8 @@ impl Guard {
         });
         for view in &mut views {
             let key = (view.scope.clone(), view.rule);
-            view.reached |= refused.contains(&key) || state.closed.contains_key(&key);
+            view.because = refused.remove(&key);
+            view.reached |= view.because.is_some() || state.closed.contains_key(&key);
         }
         let reached: BTreeSet<_> = views
             .iter()

@@ -239,6 +239,7 @@ impl Scaler {
             self.decisions.record(&record);
         }
         endpoint.set_last_plan(record.plan.clone());
+        self.note_unaffordable(endpoint, &record, &offers, at);
         let mut choices = record.choices.iter();
         for planned in record.plan.actions {
             match &planned.action {

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Scaler;
+use super::experience::Offers;
+use super::guard::Wish;
 use crate::domain::{
-    AgreementView, EndpointMoney, EndpointName, MarketKind, MoneyView, Release, SpendUse,
-    Timestamp, Tokens, Usd, WorkerEvent, WorkerPhase,
+    AgreementView, EndpointMoney, EndpointName, GroupOffers, MarketKind, MoneyView, OfferChoice,
+    PlannedAction, Release, ScalingAction, ScalingPlan, SpendUse, Timestamp, Tokens, Usd,
+    UsdPerHour, WorkerEvent, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::market::{Market, MarketError};
-use crate::policy::scaling::ScalingInputs;
+use crate::policy::scaling::{DecisionRecord, ScalingInputs, is_wanting};
 use crate::policy::spending::{Credit, Spent};
 use crate::telemetry::now;
 
@@ -127,6 +130,7 @@ impl Scaler {
                 limit = view.rule.as_str(),
                 used = view.used,
                 of = view.limit,
+                because = view.because.as_deref(),
                 "spending limit reached: nothing more is rented"
             );
         }
@@ -335,6 +339,84 @@ impl Scaler {
         }
     }
 
+    /// What is wanted and only money keeps from being had: its limit stays reached as long as that is so.
+    pub(super) fn note_unaffordable(
+        &self,
+        endpoint: &EndpointFleet,
+        record: &DecisionRecord,
+        offers: &Offers,
+        at: Timestamp,
+    ) {
+        let helps = |planned: &PlannedAction| {
+            matches!(
+                planned.action,
+                ScalingAction::Rent { .. }
+                    | ScalingAction::Restart { .. }
+                    | ScalingAction::CancelDrain { .. }
+            )
+        };
+        let settings = endpoint.settings();
+        // What is ordered now is denied, if at all, where it is carried out.
+        if record.plan.actions.iter().any(helps)
+            || !is_wanting(&record.inputs, &record.plan, &settings.scaling)
+        {
+            return;
+        }
+        for worker in endpoint.workers().iter() {
+            if worker.phase().0 == WorkerPhase::Stopped {
+                let wish = Wish::Restart(worker.id().clone());
+                self.guard.deny(endpoint, &wish, worker.price(), at);
+            }
+        }
+        let existing = record.inputs.snapshot.workers.iter();
+        let live = existing.filter(|worker| !worker.phase.is_ending()).count();
+        if live < settings.scaling.max_workers as usize {
+            let choices = settings.groups.iter().filter_map(|group| {
+                let offers = offers.get(&group.name)?;
+                Some(self.next_choice(endpoint, group, offers))
+            });
+            let choices: Vec<OfferChoice> = choices.collect();
+            if let Some(price) = too_dear(choices.iter()) {
+                self.guard.deny(endpoint, &Wish::CheapestOffer, price, at);
+            }
+        }
+    }
+
+    /// The limit in words that keeps from something of a plan, or from renting anything at all.
+    pub(super) fn unaffordable(
+        &self,
+        endpoint: &EndpointFleet,
+        plan: &ScalingPlan,
+        choices: &[OfferChoice],
+        offers: &[GroupOffers],
+        at: Timestamp,
+    ) -> Option<String> {
+        if let Err(refusal) = self.guard.headroom(endpoint, None, at) {
+            return Some(refusal.to_string());
+        }
+        let restarts = plan.actions.iter().filter_map(|planned| {
+            let ScalingAction::Restart { worker } = &planned.action else {
+                return None;
+            };
+            let price = endpoint.worker(worker)?.price();
+            Some((Wish::Restart(worker.clone()), price))
+        });
+        let mut ordered = UsdPerHour::ZERO;
+        let rents = choices.iter().filter_map(|choice| {
+            if let Some(best) = choice.best() {
+                ordered += best.usd_per_hour;
+            }
+            let price = choice.too_dear?;
+            Some((Wish::CheapestOffer, price + ordered))
+        });
+        let any = too_dear(offers.iter().map(|group| &group.choice));
+        let any = any.map(|price| (Wish::CheapestOffer, price));
+        restarts.chain(rents).chain(any).find_map(|(wish, price)| {
+            let (_, words) = self.guard.denial(endpoint, &wish, price, at)?;
+            Some(words)
+        })
+    }
+
     /// The operator's mark leaves nothing to plan.
     pub(super) fn is_spending_stopped(&self) -> bool {
         self.guard.is_stopped()
@@ -348,6 +430,15 @@ pub(super) async fn bounded<T>(
     tokio::time::timeout(ASK_TIMEOUT, question)
         .await
         .unwrap_or_else(|_| Err(MarketError::Unavailable("timed out".into())))
+}
+
+/// Where no choice holds an offer to rent and money alone keeps from one: the least that would have to be paid.
+fn too_dear<'a>(choices: impl Iterator<Item = &'a OfferChoice> + Clone) -> Option<UsdPerHour> {
+    if choices.clone().any(|choice| choice.chosen.is_some()) {
+        return None;
+    }
+    let dear = choices.filter_map(|choice| choice.too_dear);
+    dear.min_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 fn use_of(worker: &Worker) -> SpendUse {

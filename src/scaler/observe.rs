@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::Scaler;
 use super::experience::{Look, Offers};
 use crate::domain::{
-    Instance, MarketKind, Offer, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerPhase,
+    Instance, MarketKind, Offer, OfferChoice, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup,
+    WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::policy::lifecycle::{Effect, advance};
@@ -219,13 +220,13 @@ impl Scaler {
         room.unwrap_or(UsdPerHour(f64::NEG_INFINITY))
     }
 
-    /// What the best offer of the moment would bring.
-    fn supply_of(
+    /// What would be rented next of a group, by expectations alone.
+    pub(super) fn next_choice(
         &self,
         endpoint: &EndpointFleet,
         group: &WorkerGroup,
         offers: &[Offer],
-    ) -> GroupSupply {
+    ) -> OfferChoice {
         let look = Look {
             endpoint,
             offers,
@@ -233,14 +234,18 @@ impl Scaler {
             draw: None,
             at: now(),
         };
-        let choice = self.experience.next(&look, group);
+        self.experience.next(&look, group)
+    }
+
+    /// What the best offer of the moment would bring.
+    fn supply_of(
+        &self,
+        endpoint: &EndpointFleet,
+        group: &WorkerGroup,
+        offers: &[Offer],
+    ) -> GroupSupply {
+        let choice = self.next_choice(endpoint, group, offers);
         let best = choice.best();
-        let cheapest = offers.iter().map(|offer| offer.usd_per_hour);
-        let cheapest = cheapest.min_by(|a, b| a.0.total_cmp(&b.0));
-        if let (None, Some(price)) = (best, cheapest) {
-            // Where it is the money that is missing, the limit is shown as reached.
-            self.guard.refuses(endpoint, price, now());
-        }
         let agreed = self.agreement.paused(endpoint, &group.name).is_empty();
         GroupSupply {
             group: group.name.clone(),

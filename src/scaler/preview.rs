@@ -91,13 +91,9 @@ impl Scaler {
             prepared_wanted: plan.prepared_wanted,
             waiting_requests: snapshot.waiting.requests,
             usd_per_hour: self.guard.committed(endpoint),
+            refused: self.unaffordable(endpoint, &plan, &choices, &offers, record.at),
             actions: plan.actions,
             choices,
-            refused: self
-                .guard
-                .headroom(endpoint, None, record.at)
-                .err()
-                .map(|refusal| refusal.to_string()),
             offers,
         }
     }

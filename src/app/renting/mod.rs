@@ -103,6 +103,21 @@ impl Gateway {
             .collect()
     }
 
+    /// What limits that are reached say of what is wanted.
+    fn denials(&self) -> Vec<String> {
+        let money = self.fleet.money();
+        let limits = money.limits.iter().filter(|limit| limit.reached);
+        limits.filter_map(|limit| limit.because.clone()).collect()
+    }
+
+    async fn denies_for_a_while(&self) {
+        let end = Instant::now() + INTERVAL * 20;
+        while Instant::now() < end {
+            assert!(!self.denials().is_empty(), "it was taken back");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     async fn has_ready(&self, workers: usize) {
         wait_until("workers are ready", || self.ready() == workers).await;
     }
@@ -288,6 +303,40 @@ async fn a_limit_an_hour_holds_whatever_is_wanted() {
     .await;
     a_while().await;
     assert_eq!((market.creates(), market.count()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_limit_that_the_next_machine_would_pass_is_said_for_as_long_as_one_is_wanted() {
+    let (dir, market) = stage(13);
+    let server = "spending: {max_usd_per_hour: 0.5}\n";
+    let gateway = Gateway::start(dir.path(), &market, server, &[endpoint("chat", 1)]);
+    let words = "the cheapest fitting offer, $1.00/h, does not fit: limit of the hour for (all): $0.00 + $1.00 of $0.50";
+    wait_until("it says so", || gateway.denials() == [words]).await;
+    gateway.denies_for_a_while().await;
+    assert_eq!(market.creates(), 0);
+}
+
+#[tokio::test]
+async fn a_limit_that_a_restart_would_pass_is_said_for_as_long_as_it_is_wanted() {
+    let (dir, market) = stage(14);
+    let kept = endpoint("chat", 0).replace(
+        "target_util",
+        "cold_workers: 1\ninactivity_timeout: 0.05\nscale_down_delay: 0.05\ntarget_util",
+    );
+    let mut first = Gateway::start(dir.path(), &market, "", &[kept]);
+    wait_until("one lies stopped", || {
+        let workers = first.endpoint().workers();
+        workers
+            .iter()
+            .any(|worker| worker.phase().0 == WorkerPhase::Stopped)
+    })
+    .await;
+    first.kill();
+    let server = "spending: {max_usd_per_hour: 0.5}\n";
+    let next = Gateway::start(dir.path(), &market, server, &[endpoint("chat", 1)]);
+    wait_until("it says so", || !next.denials().is_empty()).await;
+    next.denies_for_a_while().await;
+    assert_eq!(market.with(|world| world.starts), 0);
 }
 
 #[tokio::test]

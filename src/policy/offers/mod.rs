@@ -236,9 +236,6 @@ fn objection(
     if !(priced && speed.is_finite() && speed > 0.0) {
         return Some(WhyNot::Unreadable);
     }
-    if let Some(above) = above_limit(situation, usd_per_hour) {
-        return Some(above);
-    }
     if situation.tried.contains(&offer.id) {
         return Some(WhyNot::Tried);
     }
@@ -266,6 +263,10 @@ fn objection(
     let late = cost::too_late(hardware, situation.group, situation.boot);
     if let Some(why) = late.filter(|why| why.forbids()) {
         return Some(why);
+    }
+    // Last of what forbids: whatever is above the limit could be rented if there were more money.
+    if let Some(above) = above_limit(situation, usd_per_hour) {
+        return Some(above);
     }
     if hardware.available_for < 2 * situation.settings.horizon {
         let available_s = hardware.available_for.as_secs_f64();
@@ -341,6 +342,10 @@ fn explain(
             .then_with(|| a.alternative.offer.cmp(&b.alternative.offer))
     });
     let offers = judged.len();
+    let too_dear = match taken {
+        Some(_) => None,
+        None => least_above_limit(&judged),
+    };
     let alternatives = judged.into_iter().take(SHOWN).map(|one| {
         let mut alternative = one.alternative;
         if let Some((offer, cost)) = &taken
@@ -358,7 +363,16 @@ fn explain(
         chosen: taken.map(|(offer, _)| offer),
         draw: None,
         offers,
+        too_dear,
     }
+}
+
+fn least_above_limit(judged: &[Judged]) -> Option<UsdPerHour> {
+    let above = judged.iter().map(|one| &one.alternative);
+    above
+        .filter(|one| one.why_not == Some(WhyNot::AboveLimit))
+        .map(|one| one.usd_per_hour)
+        .min_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// `times`: its expected cost over the chosen one's.

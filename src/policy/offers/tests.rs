@@ -349,6 +349,21 @@ fn what_the_spending_limits_do_not_leave_room_for_is_not_rented() {
 }
 
 #[test]
+fn where_only_money_is_missing_the_least_that_is_missing_is_told() {
+    let mut bid = offer("bid", "RTX 3090", 0.1);
+    bid.interruptible = true;
+    let cheap = offer("a", "RTX 3090", 0.29);
+    let mut market = market(vec![bid, offer("b", "H100 SXM", 2.0), cheap]);
+    market.settings.interruptible = Interruptible::Never;
+    assert_eq!(market.choose(None).too_dear, None);
+    market.room = 0.05;
+    // The bid is cheaper, and is not wanted whatever there is to spend.
+    assert_eq!(market.choose(None).too_dear, Some(UsdPerHour(0.29)));
+    market.tried.push(OfferId::new("a"));
+    assert_eq!(market.choose(None).too_dear, Some(UsdPerHour(2.0)));
+}
+
+#[test]
 fn a_market_without_machines_is_taken_by_price_again_and_again() {
     let plain = Offer::plain(OfferId::new("local"), UsdPerHour(0.05));
     let mut market = market(vec![plain]);

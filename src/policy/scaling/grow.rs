@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::domain::{GroupName, Reason, Release, Timestamp, WorkerPhase};
+use crate::domain::{
+    GroupName, Reason, Release, ScalingPlan, ScalingSettings, Timestamp, WorkerPhase,
+};
 
 use super::supply::{Stock, is_prepared, is_running, is_short, sane, tps, usd_per_speed};
 use super::{Need, ScalingInputs, ScalingMemory};
@@ -75,6 +77,15 @@ pub(super) fn cover<'a>(
             break;
         }
     }
+}
+
+/// Less is there, running or prepared, than the plan made from it wants.
+pub fn is_wanting(inputs: &ScalingInputs, plan: &ScalingPlan, settings: &ScalingSettings) -> bool {
+    let stock = Stock::new(inputs, settings.max_workers);
+    let none = stock.count(is_running) == 0 && inputs.snapshot.waiting.requests > 0;
+    let prepared = stock.count(is_prepared) >= settings.cold_workers as usize
+        && !is_short(stock.prepared(), plan.prepared_wanted.0);
+    none || is_short(stock.running(), plan.wanted.0) || !prepared
 }
 
 fn shortage(stock: &Stock, need: &Need) -> Option<Reason> {

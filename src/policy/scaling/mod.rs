@@ -28,6 +28,7 @@ use crate::domain::{
 
 pub use damping::{Backoff, PeakWindow};
 pub use demand::DemandMemory;
+pub use grow::is_wanting;
 
 use supply::{Stock, sane, tps};
 
