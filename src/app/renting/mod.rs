@@ -25,7 +25,8 @@ use market::{INTERVAL, PRICE, Scripted, Show};
 const DEADLINE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A gateway's control path over a scripted market; workers that run are taken for healthy.
+/// A gateway's control path over a scripted market; workers that run are taken for healthy, and those that are no more
+/// for silent.
 struct Gateway {
     fleet: Arc<Fleet>,
     ledger: Arc<Ledger>,
@@ -69,7 +70,7 @@ impl Gateway {
             Arc::new(ArcSwap::from_pointee(config.server.spending.clone())),
             LOOK_EVERY,
         );
-        let healthy = Arc::clone(&fleet);
+        let (probed, really) = (Arc::clone(&fleet), Arc::clone(market));
         Self {
             fleet,
             ledger,
@@ -77,7 +78,7 @@ impl Gateway {
                 tokio::spawn(async move { scaler.run().await }),
                 tokio::spawn(async move {
                     loop {
-                        speak_for(&healthy);
+                        speak_for(&probed, &really);
                         tokio::time::sleep(LOOK_EVERY).await;
                     }
                 }),
@@ -137,11 +138,15 @@ impl Drop for Gateway {
     }
 }
 
-fn speak_for(fleet: &Fleet) {
+fn speak_for(fleet: &Fleet, market: &Scripted) {
     for endpoint in fleet.endpoints().values() {
         for worker in endpoint.workers().iter() {
             if worker.phase().0 == WorkerPhase::Starting && worker.contact().is_some() {
                 endpoint.report(worker.id(), WorkerEvent::ProbeSucceeded);
+            }
+            let is_there = worker.instance().is_none_or(|id| market.has(&id));
+            if worker.phase().0.is_ready() && !is_there {
+                endpoint.report(worker.id(), WorkerEvent::ProbeFailed);
             }
         }
     }
