@@ -204,6 +204,17 @@ impl LaunchOptions {
         Ok(())
     }
 
+    /// The image's entry point is replaced by nothing.
+    pub fn starts_nothing(&self) -> bool {
+        let runs_onstart = self
+            .run_type
+            .is_some_and(|run_type| run_type != RunType::Args);
+        let onstart = self.onstart.as_deref().unwrap_or_default();
+        // What is missing altogether is a mistake of its own.
+        let is_there = self.image.as_deref().is_some_and(|image| !image.is_empty());
+        is_there && runs_onstart && onstart.trim().is_empty()
+    }
+
     /// What `onstart` and `args` take together.
     pub fn script_bytes(&self) -> usize {
         let args = self.args.iter().flatten().map(|arg| arg.len() + 1);

@@ -4,9 +4,8 @@ use serde_json::Value;
 
 use super::super::section::{REDACTED, Section, as_written, shown};
 use super::super::tree::{Kind, Node};
-use super::super::wording::nearest;
 use super::options::Given;
-use super::search::{FIELDS, Parsed, Typed, operator_named};
+use super::search::{Parsed, Typed, operator_named, unknown};
 use crate::domain::{OfferSearch, SearchOperator};
 
 const FILTER: &str = "a value, a list of values, any, or operators such as {gte: 23}";
@@ -21,14 +20,7 @@ pub(super) fn search(g: &Section, node: &Node) -> OfferSearch {
     };
     g.reader.section(node, "search");
     for (field, value) in entries {
-        if !FIELDS.split_whitespace().any(|known| known == field.name) && !is_alias(&field.name) {
-            let known: Vec<&str> = FIELDS.split_whitespace().collect();
-            let near = nearest(&field.name, &known);
-            let near = near.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
-            let what = format!(
-                "{} is a field that Vast's command line does not know{near}",
-                field.name
-            );
+        if let Some(what) = unknown(&field.name) {
             g.reader.warn(field.line, field.column, what);
         }
         match &value.kind {
@@ -50,12 +42,6 @@ pub(super) fn search(g: &Section, node: &Node) -> OfferSearch {
         }
     }
     parsed.search
-}
-
-fn is_alias(field: &str) -> bool {
-    super::search::ALIASES
-        .iter()
-        .any(|(alias, _)| *alias == field)
 }
 
 fn filter(g: &Section, parsed: &mut Parsed, field: &str, operator: SearchOperator, value: &Node) {
@@ -81,6 +67,10 @@ fn filter(g: &Section, parsed: &mut Parsed, field: &str, operator: SearchOperato
         // The environment's values are not shown, and the parser's message would.
         let what = format!("{field} is {}", shown(value));
         g.reader.mistake_at(value, what, FILTER);
+    }
+    for doubt in parsed.doubts.drain(..) {
+        let what = format!("{field} is {}: {}", shown(value), doubt.why);
+        g.reader.warn(value.line, value.column, what);
     }
 }
 

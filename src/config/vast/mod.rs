@@ -40,6 +40,10 @@ pub(super) fn read(g: &Section, engine: Option<EngineKind>) -> VastLaunch {
             format!("these machines cannot end themselves when their gateway is gone: {why}");
         g.reader.warn(place.0, place.1, what);
     }
+    if launch.starts_nothing() {
+        let what = "nothing starts the engine: under ssh and jupyter the image's entry point does not run, and there is no onstart";
+        g.reader.warn(place.0, place.1, what);
+    }
     VastLaunch {
         port: port(g, engine, &launch),
         account_key: account_key(g),
@@ -89,9 +93,13 @@ fn read_search(g: &Section) -> OfferSearch {
         let what = format!("search_params: {}", wrong.what);
         g.reader.mistake(line, column, what, wrong.expected);
     }
-    for (at, field) in parsed.unknown {
+    for (at, what) in parsed.unknown {
         let (line, column) = located.place(at);
-        let what = format!("{field} is a field that Vast's command line does not know");
+        g.reader.warn(line, column, what);
+    }
+    for doubt in parsed.doubts {
+        let (line, column) = located.place(doubt.at);
+        let what = format!("{} is {:?}: {}", doubt.field, doubt.value, doubt.why);
         g.reader.warn(line, column, what);
     }
     parsed.search

@@ -1,11 +1,12 @@
 //! The query language of `vastai search offers`: `gpu_ram>=23 num_gpus=4 gpu_name in [RTX_4090,RTX_3090]`.
 
+use super::super::wording::nearest;
 use crate::domain::{OfferSearch, SearchOperator, SearchValue};
 
 /// Filters that hold unless the query says otherwise; `FIELD=any` takes one away.
 const DEFAULTS: [(&str, bool); 3] = [("verified", true), ("external", false), ("rentable", true)];
 
-pub(super) const ALIASES: [(&str, &str); 5] = [
+const ALIASES: [(&str, &str); 5] = [
     ("cuda_vers", "cuda_max_good"),
     ("display_active", "gpu_display_active"),
     ("dlperf_usd", "dlperf_per_dphtotal"),
@@ -22,12 +23,25 @@ const FACTORS: [(&str, f64); 4] = [
 ];
 
 /// What Vast's command line knows; others are sent all the same.
-pub(super) const FIELDS: &str = "bw_nvlink compute_cap cpu_arch cpu_cores cpu_cores_effective cpu_ghz cpu_ram \
+const FIELDS: &str = "bw_nvlink compute_cap cpu_arch cpu_cores cpu_cores_effective cpu_ghz cpu_ram \
     cuda_max_good datacenter direct_port_count driver_version disk_bw disk_space dlperf dlperf_per_dphtotal \
     dph_total duration external flops_per_dphtotal gpu_arch gpu_display_active gpu_frac gpu_mem_bw gpu_name \
     gpu_ram gpu_total_ram gpu_max_power gpu_max_temp has_avx host_id id inet_down inet_down_cost inet_up \
     inet_up_cost machine_id min_bid mobo_name num_gpus pci_gen pcie_bw reliability rentable rented storage_cost \
     static_ip total_flops ubuntu_version verification verified vms_enabled geolocation cluster_id";
+
+const FLAGS: &str =
+    "datacenter external gpu_display_active has_avx rentable rented static_ip verified vms_enabled";
+const TEXTS: &str =
+    "cpu_arch driver_version geolocation gpu_arch gpu_name mobo_name ubuntu_version verification";
+
+/// More than any machine has, as typed: the unit was mistaken.
+const FAR_TOO_MUCH: [(&str, f64, &str); 4] = [
+    ("cpu_ram", 20_000.0, "it is counted in GB"),
+    ("gpu_ram", 1_000.0, "it is counted in GB"),
+    ("gpu_total_ram", 20_000.0, "it is counted in GB"),
+    ("duration", 3_650.0, "it is counted in days"),
+];
 
 const OPERATORS: &str =
     "= == != > >= < <= or, between blanks, eq neq gt gte lt lte in nin \"not in\"";
@@ -56,12 +70,23 @@ pub(super) struct Wrong {
     pub(super) expected: &'static str,
 }
 
-/// The filters as far as they are right, what is wrong, and fields the command line does not know.
+/// What can be sent, and will hardly find what is meant: a field, its value as typed, and why.
+#[derive(Debug, PartialEq)]
+pub(super) struct Doubt {
+    pub(super) at: usize,
+    pub(super) field: String,
+    pub(super) value: String,
+    pub(super) why: &'static str,
+}
+
+/// The filters as far as they are right, what is wrong, and what is doubtful.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub(super) search: OfferSearch,
     pub(super) wrong: Vec<Wrong>,
+    /// Fields that the command line does not know: a sentence of each.
     pub(super) unknown: Vec<(usize, String)>,
+    pub(super) doubts: Vec<Doubt>,
 }
 
 impl Parsed {
@@ -89,13 +114,8 @@ impl Parsed {
         operator: SearchOperator,
         value: Typed<'_>,
     ) -> Result<(), Wrong> {
-        let field = ALIASES
-            .iter()
-            .find_map(|(alias, name)| (*alias == field).then_some(*name))
-            .unwrap_or(field);
-        if !FIELDS.split_whitespace().any(|known| known == field) {
-            self.unknown.push((at, field.to_owned()));
-        }
+        let typed_field = field;
+        let field = unaliased(field);
         if let Typed::One(text) = value
             && ["any", "?", "*"].contains(&text)
         {
@@ -111,9 +131,66 @@ impl Parsed {
             Typed::Quoted(text) => Typed::One(text),
             other => other,
         };
-        let value = value.meant(at, field)?;
-        self.set(field, operator, value);
+        let meant = value.meant(at, field)?;
+        if let Some(why) = doubt(field, &meant) {
+            self.doubts.push(Doubt {
+                at,
+                field: typed_field.to_owned(),
+                value: value.text(),
+                why,
+            });
+        }
+        self.set(field, operator, meant);
         Ok(())
+    }
+}
+
+fn unaliased(field: &str) -> &str {
+    let mut names = ALIASES.iter();
+    names
+        .find_map(|(alias, name)| (*alias == field).then_some(*name))
+        .unwrap_or(field)
+}
+
+fn is_among(field: &str, names: &str) -> bool {
+    names.split_whitespace().any(|name| name == field)
+}
+
+/// What is to be said of a field that the command line does not know.
+pub(super) fn unknown(field: &str) -> Option<String> {
+    if is_among(unaliased(field), FIELDS) {
+        return None;
+    }
+    let aliases = ALIASES.iter().map(|(alias, _)| *alias);
+    let known: Vec<&str> = FIELDS.split_whitespace().chain(aliases).collect();
+    let near =
+        nearest(field, &known).map_or(String::new(), |near| format!(" (did you mean {near}?)"));
+    Some(format!(
+        "{field} is a field that Vast's command line does not know{near}"
+    ))
+}
+
+/// Whether a field can hardly have such a value. Of fields that are not known nothing is said.
+fn doubt(field: &str, value: &SearchValue) -> Option<&'static str> {
+    const NO_NUMBER: &str = "it is compared with numbers";
+    if !is_among(field, FIELDS) || is_among(field, TEXTS) || *value == SearchValue::Null {
+        return None;
+    }
+    if is_among(field, FLAGS) {
+        let is_flag = matches!(value, SearchValue::Flag(_));
+        return (!is_flag).then_some("it is true or false");
+    }
+    let is_number = |text: &String| text.trim().parse::<f64>().is_ok_and(f64::is_finite);
+    match value {
+        SearchValue::Text(text) => (!is_number(text)).then_some(NO_NUMBER),
+        SearchValue::List(items) => (!items.iter().all(is_number)).then_some(NO_NUMBER),
+        SearchValue::Flag(_) => Some(NO_NUMBER),
+        SearchValue::Number(number) => {
+            let factor = FACTORS.iter().find(|(name, _)| *name == field)?.1;
+            let (_, most, why) = FAR_TOO_MUCH.iter().find(|(name, ..)| *name == field)?;
+            (*number / factor > *most).then_some(*why)
+        }
+        SearchValue::Whole(_) | SearchValue::Null => None,
     }
 }
 
@@ -127,6 +204,13 @@ pub(super) enum Typed<'a> {
 }
 
 impl Typed<'_> {
+    fn text(self) -> String {
+        match self {
+            Typed::One(text) | Typed::Quoted(text) => text.to_owned(),
+            Typed::Many(items) => items.join(","),
+        }
+    }
+
     fn meant(self, at: usize, field: &str) -> Result<SearchValue, Wrong> {
         let factor = FACTORS.iter().find(|(name, _)| *name == field);
         match (self, factor) {
@@ -205,6 +289,8 @@ fn filter(parsed: &mut Parsed, rest: &mut Scanner<'_>) -> Result<(), Wrong> {
         let text = rest.take_while(|c| c != ' ');
         return wrong(at, format!("{text:?} is no filter"), "FIELD>=VALUE");
     }
+    let unknown = unknown(field);
+    parsed.unknown.extend(unknown.map(|what| (at, what)));
     let operator_at = rest.at;
     let operator = rest.operator();
     rest.blanks();

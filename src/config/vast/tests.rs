@@ -193,7 +193,7 @@ fn warned(group: &str, expect: &[&str]) {
 }
 
 const SEARCH: &str = "  search_params: num_gpus=1\n";
-const LAUNCH: &str = "  launch_args: --image i --env '-p 80:80'\n";
+const LAUNCH: &str = "  launch_args: --image i --env '-p 80:80' --onstart-cmd serve\n";
 
 #[test]
 fn mistakes_stand_at_their_column_however_the_text_is_written() {
@@ -249,15 +249,19 @@ fn unknown_flags_and_wrong_values_are_mistakes_at_their_place() {
 #[test]
 fn what_is_dropped_or_not_used_is_a_warning() {
     warned(
-        &format!("{SEARCH}  launch_args: --image i --env '-p 80:80 --shm-size=16g' --label mine\n"),
+        &format!(
+            "{SEARCH}  launch_args: --image i --env '-p 80:80 --shm-size=16g' --label mine --onstart-cmd serve\n"
+        ),
         &[
             "e.yaml:6:42: --shm-size is none of -e -p -h -v -n: Vast's command line drops it",
             "e.yaml:6:66: the label is not used",
         ],
     );
     warned(
-        &format!("  search_params: gpus=1\n{LAUNCH}"),
-        &["e.yaml:5:23: gpus is a field that Vast's command line does not know"],
+        &format!("  search_params: num_gpus=1 inet_dwn>100\n{LAUNCH}"),
+        &[
+            "e.yaml:5:29: inet_dwn is a field that Vast's command line does not know (did you mean inet_down?)",
+        ],
     );
     for launch in [
         "--image i --env '-p 80:80' --args serve",
@@ -269,6 +273,52 @@ fn what_is_dropped_or_not_used_is_a_warning() {
             &["e.yaml:6:16: these machines cannot end themselves"],
         );
     }
+}
+
+#[test]
+fn a_filter_that_hardly_finds_what_is_meant_is_a_warning() {
+    warned(
+        &format!(
+            "  search_params: inet_down>fast verified=tru cuda_vers>=12,4 gpu_ram>=24000 num_gpus=1\n{LAUNCH}"
+        ),
+        &[
+            "e.yaml:5:28: inet_down is \"fast\": it is compared with numbers",
+            "e.yaml:5:42: verified is \"tru\": it is true or false",
+            "e.yaml:5:57: cuda_vers is \"12,4\": it is compared with numbers",
+            "e.yaml:5:71: gpu_ram is \"24000\": it is counted in GB",
+        ],
+    );
+    warned(
+        &format!(
+            "  search: {{dph: {{lt: cheap}}, rented: 3, gpu_name: [RTX 4090, L40S], duration: {{gte: 86400}}}}\n{LAUNCH}"
+        ),
+        &[
+            "e.yaml:5:22: dph is \"cheap\": it is compared with numbers",
+            "e.yaml:5:38: rented is 3: it is true or false",
+            "e.yaml:5:85: duration is 86400",
+        ],
+    );
+    warned(
+        &format!(
+            "  search_params: num_gpus in [1,2] static_ip=None verified=any gpu_ram>=80 duration>=3 \
+             gpu_name=H100_SXM driver_version>=535.86.05 geolocation=SE dph<2.5 has_avx=True id=3\n{LAUNCH}"
+        ),
+        &[],
+    );
+}
+
+#[test]
+fn a_launch_that_starts_no_engine_is_a_warning() {
+    for more in ["", " --ssh --direct", " --jupyter", " --onstart-cmd ' '"] {
+        warned(
+            &format!("{SEARCH}  launch_args: --image i --env '-p 80:80'{more}\n"),
+            &["e.yaml:6:16: nothing starts the engine"],
+        );
+    }
+    warned(
+        &format!("{SEARCH}  launch_args: --image i --env '-p 80:80' --ssh --entrypoint serve\n"),
+        &[],
+    );
 }
 
 #[test]
