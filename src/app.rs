@@ -162,6 +162,7 @@ pub fn run(config: Config, origin: Option<Origin>, upgrade: bool) -> Result<()> 
         local: markets.local,
         keeps_local: settings.local_market.keep_on_exit,
         grace_period: settings.grace_period,
+        orphan_after: settings.public_url.as_ref().map(|_| settings.orphan_after),
         paths,
         predecessor: Mutex::new(taking.map(Taking::attendable)),
         learned,

@@ -15,9 +15,10 @@ use tokio::time::Instant;
 use super::handover::{Giving, Paths, Predecessor, Successor};
 use super::reload::Reloader;
 use super::{unheard, upgrade, watch};
-use crate::domain::{MarketKind, WorkerPhase};
+use crate::domain::{EndpointName, MarketKind, UsdPerHour, WorkerPhase};
 use crate::fleet::{Fleet, Learned};
 use crate::market::LocalMarket;
+use crate::policy::spending::usd;
 use crate::probe::Prober;
 use crate::scaler::Scaler;
 use crate::telemetry::AccessLog;
@@ -50,6 +51,8 @@ pub(super) struct Control {
     /// Local workers end with the gateway unless the configuration keeps them.
     pub(super) keeps_local: bool,
     pub(super) grace_period: Duration,
+    /// When machines of Vast's end themselves without a gateway; `None`: never.
+    pub(super) orphan_after: Option<Duration>,
     /// `None` where no socket can have such a path.
     pub(super) paths: Option<Paths>,
     /// The process taken over from, until it is told that this one serves.
@@ -85,8 +88,9 @@ impl ServiceWithDependents for Control {
                     () = self.finish(&mut shutdown, QUIET_AFTER_HANDOVER) => {}
                 }
             }
-            None if self.keeps_local => {}
+            None if self.keeps_local => self.tell_what_goes_on(),
             None => {
+                self.tell_what_goes_on();
                 self.local.shutdown_all().await;
                 self.scaler.close_ended_rentals(MarketKind::Local).await;
             }
@@ -277,6 +281,26 @@ impl Control {
         }
     }
 
+    /// Rented machines are left where they are, for the next gateway; they cost meanwhile.
+    fn tell_what_goes_on(&self) {
+        let endpoints = self.fleet.endpoints();
+        let on_vast = |name: &EndpointName| {
+            let endpoint = endpoints.get(name);
+            endpoint.is_some_and(|endpoint| endpoint.settings().market == MarketKind::Vast)
+        };
+        let machines = endpoints
+            .iter()
+            .filter(|(name, _)| on_vast(name))
+            .flat_map(|(_, endpoint)| endpoint.workers().to_vec())
+            .filter(|worker| worker.instance().is_some() && worker.phase().0 != WorkerPhase::Gone);
+        let money = self.fleet.money();
+        let committed = money.endpoints.iter().filter(|(name, _)| on_vast(name));
+        let usd_per_hour = committed.map(|(_, money)| money.committed).sum();
+        if let Some(text) = what_goes_on(machines.count(), usd_per_hour, self.orphan_after) {
+            tracing::warn!("{text}");
+        }
+    }
+
     /// Returns once nothing has been in flight for `quiet`: a connection may have been accepted whose request is
     /// still to come, and an answer may be written but not yet flushed.
     async fn silence(&self, quiet: Duration) {
@@ -299,5 +323,52 @@ impl Control {
             // The result is logged and counted there.
             let _ = self.reloader.reload();
         }
+    }
+}
+
+/// `None` where nothing is rented.
+fn what_goes_on(
+    machines: usize,
+    usd_per_hour: UsdPerHour,
+    orphan_after: Option<Duration>,
+) -> Option<String> {
+    let who = match machines {
+        0 => return None,
+        1 => "1 rented machine goes on".to_owned(),
+        many => format!("{many} rented machines go on"),
+    };
+    let until = match orphan_after {
+        Some(after) => format!(
+            "until a gateway returns, or for orphan_after ({} s)",
+            after.as_secs()
+        ),
+        None => {
+            "until a gateway returns, however long that takes (no public_url is set)".to_owned()
+        }
+    };
+    let price = usd(usd_per_hour.0);
+    Some(format!(
+        "{who} at {price}/h {until}; `tidegate stop-spending` ends what is rented"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_stops_a_gateway_is_told_what_goes_on_costing_and_for_how_long() {
+        let price = UsdPerHour(0.295);
+        let told = what_goes_on(1, price, Some(Duration::from_secs(600)));
+        assert_eq!(
+            told.as_deref(),
+            Some(
+                "1 rented machine goes on at $0.295/h until a gateway returns, or for orphan_after (600 s); \
+                 `tidegate stop-spending` ends what is rented"
+            )
+        );
+        let told = what_goes_on(2, price, None);
+        assert!(told.is_some_and(|text| text.contains("no public_url")));
+        assert_eq!(what_goes_on(0, price, None), None);
     }
 }
