@@ -41,8 +41,8 @@ pub(super) async fn offers(arguments: &Arguments) -> Result<ExitCode, Trouble> {
         Some(answer) => show::print_json(&answer),
         None => show::print(&text_of(&groups)),
     }
-    let silent = groups.iter().filter_map(|group| group.problem.as_ref());
-    match silent.last() {
+    let mut silent = groups.iter().filter_map(|group| group.problem.as_ref());
+    match silent.next_back() {
         Some(problem) => Err(Trouble::Unreachable(problem.clone())),
         None => Ok(ExitCode::SUCCESS),
     }

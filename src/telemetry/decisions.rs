@@ -65,8 +65,9 @@ impl DecisionLog {
         let begin = beginning(at);
         let recent: Vec<_> = {
             let log = self.inner.lock();
-            let made = |line: &&Box<RawValue>| line.get().starts_with(&begin);
-            log.recent.iter().filter(made).cloned().collect()
+            let made = log.recent.iter();
+            let made = made.filter(|line| line.get().starts_with(&begin));
+            made.cloned().collect()
         };
         match recent.is_empty() {
             true => find_decisions(&self.path, at),
@@ -77,11 +78,12 @@ impl DecisionLog {
     /// The latest decision that speaks of this endpoint.
     pub fn last_of(&self, endpoint: &EndpointName) -> Option<Box<RawValue>> {
         let log = self.inner.lock();
-        let of = |line: &&Box<RawValue>| {
-            serde_json::from_str::<Head>(line.get())
+        let of = |line: &str| {
+            serde_json::from_str::<Head>(line)
                 .is_ok_and(|head| head.inputs.snapshot.endpoint == *endpoint)
         };
-        log.recent.iter().rev().find(of).cloned()
+        let mut latest = log.recent.iter().rev();
+        latest.find(|line| of(line.get())).cloned()
     }
 
     /// The latest decisions, oldest first, as a JSON array.
