@@ -187,6 +187,8 @@ pub enum WhyNot {
     AboveBidPrice,
     /// May be rented for too short a time.
     TooShort { available_s: f64 },
+    /// For so short a time that it would be left before it is of use.
+    EndsTooSoon { available_s: f64 },
     /// Image and model would not be there by `timeouts.boot`; `surely`: not even with all of its line.
     StartsTooLate { start_s: f64, surely: bool },
     /// Its host would have too great a share of the capacity.
@@ -206,6 +208,7 @@ impl WhyNot {
                 | WhyNot::InterruptibleNever
                 | WhyNot::InterruptibleFloor
                 | WhyNot::AboveBidPrice
+                | WhyNot::EndsTooSoon { .. }
                 | WhyNot::StartsTooLate { surely: true, .. }
                 | WhyNot::Unreadable
         )
@@ -239,7 +242,7 @@ impl fmt::Display for WhyNot {
             }
             WhyNot::BidTooHigh => f.write_str("a bid would cost nearly as much as on demand"),
             WhyNot::AboveBidPrice => f.write_str("its least bid is above bid_price"),
-            WhyNot::TooShort { available_s } => {
+            WhyNot::TooShort { available_s } | WhyNot::EndsTooSoon { available_s } => {
                 write!(f, "can be had for {:.1} h only", available_s / 3_600.0)
             }
             WhyNot::StartsTooLate { start_s, .. } => {

@@ -30,6 +30,9 @@ pub struct WorkerView {
     /// Rented beside another whose start is doubtful: one of the two goes, so it counts as no capacity yet.
     #[serde(default)]
     pub spare: bool,
+    /// Its rental ends by itself before long: no capacity to count on, to restart or to take back from a drain.
+    #[serde(default)]
+    pub ends_soon: bool,
 }
 
 /// Requests held because no worker could take them.

@@ -168,6 +168,8 @@ pub enum WorkerEvent {
     },
     /// What the market says of it cannot be mended by waiting, or it is not what was rented.
     InstanceUnfit(FailureReason),
+    /// Its rental ends too soon for anything but leaving in good order.
+    EndsSoon,
     /// A complete listing of the market did not hold it.
     InstanceMissing,
     RentRefused,

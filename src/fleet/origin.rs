@@ -1,6 +1,7 @@
 //! Where a worker comes from: the offer it was rented by, what its market says of it, what it showed before it served.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,6 +18,8 @@ pub struct Origin {
     complaint: Mutex<Option<String>>,
     /// The worker it was rented beside, while it is open which of the two stays.
     spare_of: Mutex<Option<WorkerId>>,
+    /// Its rental ends by itself before long.
+    ends_soon: AtomicBool,
     /// From the order to start until it was healthy.
     boot_took: Mutex<Duration>,
 }
@@ -69,6 +72,15 @@ impl Origin {
 
     pub fn set_spare_of(&self, rival: Option<WorkerId>) {
         *self.spare_of.lock() = rival;
+    }
+
+    pub fn ends_soon(&self) -> bool {
+        self.ends_soon.load(Relaxed)
+    }
+
+    /// What was so before.
+    pub fn set_ends_soon(&self, soon: bool) -> bool {
+        self.ends_soon.swap(soon, Relaxed)
     }
 
     pub fn boot_took(&self) -> Duration {

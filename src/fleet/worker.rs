@@ -417,6 +417,7 @@ impl Worker {
             in_flight: self.in_flight(),
             usd_per_hour: self.price(),
             spare: self.origin.spare_of().is_some(),
+            ends_soon: self.origin.ends_soon(),
         }
     }
 }

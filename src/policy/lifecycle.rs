@@ -56,6 +56,7 @@ pub fn advance(
         effects: Vec::new(),
     };
     let changed = match phase {
+        _ if event == WorkerEvent::EndsSoon => leave(phase, now),
         WorkerPhase::Starting => starting(event, times, now.since(since), now),
         WorkerPhase::Benchmarking => benchmarking(event, times, now.since(since), now),
         WorkerPhase::Ready => ready(event, times, now),
@@ -76,6 +77,12 @@ pub fn advance(
         next.since = since;
     }
     next
+}
+
+/// Whether a rental that ends whatever we do is to be left now: so long before its end that another machine can boot and
+/// its streams can end or move.
+pub fn ends_soon(ends_at: Timestamp, times: &TimeLimits, now: Timestamp) -> bool {
+    now + times.boot + times.drain >= ends_at
 }
 
 /// What a market says of a machine that will never start, whatever is waited for.
@@ -246,6 +253,19 @@ fn stopped(event: WorkerEvent, times: &TimeLimits, now: Timestamp) -> Option<Tra
             release(Release::Stop, now)
         }
         _ => lost(event, times, now),
+    }
+}
+
+/// What still starts may serve for the time that is left.
+fn leave(phase: WorkerPhase, now: Timestamp) -> Option<Transition> {
+    let then = Release::Destroy;
+    match phase {
+        WorkerPhase::Ready | WorkerPhase::Unhealthy { .. } => {
+            to(WorkerPhase::Draining { then, since: now }, now)
+        }
+        WorkerPhase::Draining { since, .. } => to(WorkerPhase::Draining { then, since }, now),
+        WorkerPhase::Stopping | WorkerPhase::Stopped => release(then, now),
+        _ => None,
     }
 }
 

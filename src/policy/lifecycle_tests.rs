@@ -234,6 +234,28 @@ fn a_stopped_worker_can_be_restarted_and_may_be_listed_as_stopped_for_a_moment()
 }
 
 #[test]
+fn a_rental_is_left_in_good_order_before_it_ends_by_itself() {
+    let (then, stop) = (Release::Destroy, Release::Stop);
+    // Another boots in 600 s, and a drain takes 120 s.
+    let after = |seconds| ends_soon(NOW + Duration::from_secs(seconds), &times(), NOW);
+    assert!(after(720) && !after(721));
+    assert!(ends_soon(ago(5), &times(), NOW));
+    let leaving = |since| P::Draining { then, since };
+    check(P::Ready, 99, E::EndsSoon, leaving(NOW), &[]);
+    let unhealthy = P::Unhealthy { failed_probes: 1 };
+    check(unhealthy, 1, E::EndsSoon, leaving(NOW), &[]);
+    let since = ago(30);
+    let to_stop = P::Draining { then: stop, since };
+    check(to_stop, 30, E::EndsSoon, leaving(since), &[]);
+    check(leaving(since), 30, E::EndsSoon, leaving(since), &[]);
+    let destroyed = &[Effect::Destroy];
+    check(P::Stopped, 9, E::EndsSoon, P::Destroying, destroyed);
+    check(P::Stopping, 9, E::EndsSoon, P::Destroying, destroyed);
+    check(P::Starting, 9, E::EndsSoon, P::Starting, &[]);
+    check(P::Destroying, 9, E::EndsSoon, P::Destroying, &[]);
+}
+
+#[test]
 fn a_stopped_worker_that_someone_else_started_is_stopped_again() {
     let seen = E::InstanceSeen(InstanceState::Running);
     check(P::Stopped, 99, seen, P::Stopping, &[Effect::Stop]);
@@ -360,6 +382,7 @@ fn any_event() -> impl Strategy<Value = E> {
         lasting(InstanceState::Offline, 200),
         E::InstanceUnfit(FailureReason::WrongHardware),
         E::InstanceMissing,
+        E::EndsSoon,
         E::RentRefused,
         E::ProbeSucceeded,
         E::BenchmarkDue,

@@ -192,6 +192,7 @@ impl Learned {
             tried: &tried,
             usd_per_hour_max: look.room,
             boot: settings.times.boot,
+            least_life: 2 * settings.times.boot + settings.times.drain,
         };
         let beliefs = Beliefs {
             speeds,

@@ -11,9 +11,10 @@ use crate::domain::{
 use crate::fleet::{EndpointFleet, Worker};
 use crate::ledger::LedgerError;
 use crate::policy::benchmark::{judge, speed_at};
-use crate::policy::lifecycle::cannot_start;
+use crate::policy::lifecycle::{cannot_start, ends_soon};
 use crate::policy::offers::gpu::is_same_gpu;
 use crate::policy::reputation::{HostEvent, hours};
+use crate::telemetry::now;
 
 /// Longer words of a market say no more.
 const WORDS_MAX: usize = 200;
@@ -85,6 +86,7 @@ impl Scaler {
                 WorkerEvent::InstanceLasts { state, since },
             );
         }
+        self.mind_end(endpoint, worker, instance);
         if let Some(reason) = unfit(worker, instance) {
             let words: String = instance.message.chars().take(WORDS_MAX).collect();
             tracing::warn!(
@@ -92,6 +94,24 @@ impl Scaler {
             );
             self.advance(endpoint, worker, WorkerEvent::InstanceUnfit(reason));
         }
+    }
+
+    /// Its market says when the rental ends whatever we do.
+    fn mind_end(&self, endpoint: &Arc<EndpointFleet>, worker: &Arc<Worker>, instance: &Instance) {
+        let times = &endpoint.settings().times;
+        let ends = instance.ends_at;
+        let soon = ends.is_some_and(|ends_at| ends_soon(ends_at, times, now()));
+        let was = worker.origin.set_ends_soon(soon);
+        if !soon {
+            return;
+        }
+        if !was {
+            worker.set_last_reason("its rental ends");
+            tracing::info!(
+                endpoint = %endpoint.name, worker = %worker.id(), "the rental ends soon: the machine is left"
+            );
+        }
+        self.advance(endpoint, worker, WorkerEvent::EndsSoon);
     }
 
     /// A worker went from one phase, which it was in since `since`, to another.

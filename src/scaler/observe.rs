@@ -109,6 +109,7 @@ impl Scaler {
                 | WorkerEvent::InstanceSeen(_)
                 | WorkerEvent::InstanceLasts { .. }
                 | WorkerEvent::InstanceUnfit(_)
+                | WorkerEvent::EndsSoon
         );
         if step.phase != phase || step.since != since || probed {
             worker.set_phase(step.phase, step.since);

@@ -405,6 +405,7 @@ impl<'a> World<'a> {
             in_flight: 0,
             usd_per_hour: group.usd_per_hour,
             spare: false,
+            ends_soon: false,
         };
         self.workers
             .insert(id.clone(), FluidWorker { view, machine });

@@ -47,6 +47,8 @@ pub struct Situation<'a> {
     pub usd_per_hour_max: UsdPerHour,
     /// From rental to healthy; what takes longer is given up.
     pub boot: Duration,
+    /// What can be had for less is left again before it is of use.
+    pub least_life: Duration,
 }
 
 /// A machine the endpoint has.
@@ -260,6 +262,10 @@ fn objection(
             return Some(WhyNot::BidTooHigh);
         }
     }
+    let available_s = hardware.available_for.as_secs_f64();
+    if hardware.available_for < situation.least_life {
+        return Some(WhyNot::EndsTooSoon { available_s });
+    }
     let late = cost::too_late(hardware, situation.group, situation.boot);
     if let Some(why) = late.filter(|why| why.forbids()) {
         return Some(why);
@@ -269,7 +275,6 @@ fn objection(
         return Some(above);
     }
     if hardware.available_for < 2 * situation.settings.horizon {
-        let available_s = hardware.available_for.as_secs_f64();
         return Some(WhyNot::TooShort { available_s });
     }
     late.or_else(|| spread::host_objection(hardware, speed, situation.holdings))

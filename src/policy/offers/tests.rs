@@ -73,6 +73,7 @@ impl Market {
             tried: &self.tried,
             usd_per_hour_max: UsdPerHour(self.room),
             boot: self.boot,
+            least_life: 2 * self.boot,
         };
         let beliefs = Beliefs {
             speeds: &self.speeds,
@@ -331,7 +332,11 @@ fn an_offer_is_tried_once_and_short_ones_are_a_last_resort() {
     market.takes("c");
     market.tried.push(OfferId::new("c"));
     market.takes("short");
-    market.tried.push(OfferId::new("short"));
+    market.boot = Duration::from_secs(3_601);
+    assert!(matches!(
+        why(&market.choose(None), "short"),
+        WhyNot::EndsTooSoon { .. }
+    ));
     let choice = market.choose(None);
     assert_eq!((choice.rule, choice.chosen), (ChoiceRule::NoneFits, None));
 }

@@ -165,7 +165,11 @@ impl<'a> Stock<'a> {
 
 impl<'a> Slot<'a> {
     fn existing(view: &'a WorkerView) -> Self {
-        let speed = if view.spare { 0.0 } else { sane(view.speed.0) };
+        let speed = if view.spare || view.ends_soon {
+            0.0
+        } else {
+            sane(view.speed.0)
+        };
         Self {
             view: Some(view),
             group: &view.group,

@@ -143,6 +143,7 @@ fn worker(index: usize, phase: WorkerPhase) -> WorkerView {
         in_flight: 0,
         usd_per_hour: UsdPerHour(0.4),
         spare: false,
+        ends_soon: false,
     }
 }
 
