@@ -228,6 +228,17 @@ fn what_is_quickest_comes_back_first() {
 }
 
 #[test]
+fn a_machine_whose_rental_ends_is_replaced_and_neither_taken_back_nor_restarted() {
+    let ends = |view: &mut WorkerView| view.ends_soon = true;
+    Fleet::new(&[Stopped, draining(Release::Destroy, 30)])
+        .worker(0, ends)
+        .worker(1, ends)
+        .waiting(1, 0.001)
+        .after(0.0, 0)
+        .expect(&["rent cheap"]);
+}
+
+#[test]
 fn the_best_price_for_capacity_is_rented_first() {
     let mut fleet = Fleet::new(&[Ready]);
     fleet.inputs.groups.push(group("large", 200.0, 0.6));
