@@ -52,7 +52,7 @@ fn text_of(plans: &[PlanPreview]) -> String {
 
 fn endpoint_text(plan: &PlanPreview) -> String {
     let mut text = format!(
-        "{} ({})\n  {} tokens/s run, {} start, {} are stopped; {} wanted for a load of {}; {} requests wait; {}/h\n",
+        "{} ({})\n  {} tokens/s run, {} start, {} are stopped; {} wanted for a load of {}; {}; {}/h\n",
         plan.endpoint,
         plan.market.as_str(),
         show::speed(plan.running),
@@ -60,11 +60,12 @@ fn endpoint_text(plan: &PlanPreview) -> String {
         show::speed(plan.stopped),
         show::speed(plan.wanted),
         show::speed(plan.predicted_load),
-        plan.waiting_requests,
+        show::requests_wait(plan.waiting_requests),
         show::price(plan.usd_per_hour),
     );
     if plan.actions.is_empty() {
         text.push_str("  nothing to do\n");
+        text.push_str(&first_request(plan));
     }
     let mut choices = plan.choices.iter();
     for planned in &plan.actions {
@@ -82,6 +83,31 @@ fn endpoint_text(plan: &PlanPreview) -> String {
         text.push_str(&offers_text(group));
     }
     text
+}
+
+/// What the first request would do where nothing runs.
+fn first_request(plan: &PlanPreview) -> String {
+    let idle = plan.running.0 + plan.starting.0 <= 0.0 && plan.waiting_requests == 0;
+    if !idle || plan.refused.is_some() {
+        return String::new();
+    }
+    if plan.stopped.0 > 0.0 {
+        return "  a first request would have a stopped worker started\n".into();
+    }
+    let cost = |choice: &OfferChoice| {
+        let best = choice.best();
+        best.map_or(f64::INFINITY, |best| best.usd_per_million_tokens)
+    };
+    let rentable = plan.offers.iter().map(|group| &group.choice);
+    let rentable = rentable.filter(|choice| choice.best().is_some());
+    match rentable.min_by(|a, b| cost(a).total_cmp(&cost(b))) {
+        Some(choice) => format!(
+            "  a first request would have one of {} rented\n    {}\n",
+            choice.group,
+            taken(choice)
+        ),
+        None => "  a first request would find nothing to rent\n".into(),
+    }
 }
 
 pub(super) fn order(planned: &PlannedAction) -> String {
@@ -203,6 +229,28 @@ mod tests {
             "{text}"
         );
         assert!(text_of(&[]).contains("no endpoint rents"));
+    }
+
+    #[test]
+    fn a_plan_with_nothing_to_do_says_what_a_first_request_would_rent() {
+        let idle = |offers| PlanPreview {
+            running: TokensPerSecond::ZERO,
+            waiting_requests: 0,
+            ..preview(Vec::new(), offers)
+        };
+        let text = text_of(&[idle(2)]);
+        assert!(
+            text.contains("a first request would have one of small rented"),
+            "{text}"
+        );
+        assert!(
+            text.contains("by offer o0 at $0.2000/h, 50 tokens/s expected"),
+            "{text}"
+        );
+        let text = text_of(&[idle(0)]);
+        assert!(text.contains("would find nothing to rent"), "{text}");
+        let text = text_of(&[preview(Vec::new(), 2)]);
+        assert!(!text.contains("first request"), "{text}");
     }
 
     #[test]

@@ -100,7 +100,17 @@ pub(super) fn dollars(usd: Usd) -> String {
     } else {
         4
     };
-    format!("${:.digits$}", usd.0)
+    // A sum that rounds to nothing has no sign.
+    let shown = format!("{:.digits$}", usd.0.abs());
+    let minus = usd.0 < 0.0 && shown.bytes().any(|b| (b'1'..=b'9').contains(&b));
+    format!("{}${shown}", if minus { "-" } else { "" })
+}
+
+pub(super) fn requests_wait(requests: usize) -> String {
+    match requests {
+        1 => "1 request waits".into(),
+        _ => format!("{requests} requests wait"),
+    }
 }
 
 /// At most so many characters; what is cut away is said by a dot.
@@ -149,6 +159,14 @@ mod tests {
         assert_eq!(dollars(Usd(0.0)), "$0.00");
         assert_eq!(dollars(Usd(0.05)), "$0.0500");
         assert_eq!(dollars(Usd(12.345)), "$12.35");
+        assert_eq!(dollars(Usd(-0.0024)), "-$0.0024");
+        assert_eq!(dollars(Usd(-0.00001)), "$0.0000");
+    }
+
+    #[test]
+    fn one_request_waits_and_two_wait() {
+        assert_eq!(requests_wait(1), "1 request waits");
+        assert_eq!(requests_wait(2), "2 requests wait");
     }
 
     #[test]

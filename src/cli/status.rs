@@ -12,8 +12,9 @@ use super::show::{self, Grid};
 use crate::config::Config;
 use crate::domain::{
     EndpointName, Instance, MarketKind, MoneyView, SpendingRule, Timestamp, TokensPerSecond, Usd,
-    UsdPerHour, WaitingView, WorkerPhase, WorkerView,
+    UsdPerHour, WaitingView, WorkerId, WorkerPhase, WorkerView,
 };
+use crate::scaler::{Looked, NOT_LISTED};
 
 const MESSAGE_WIDTH: usize = 60;
 /// Cursor home, screen empty.
@@ -74,6 +75,9 @@ struct Worker {
     market_message: String,
     #[serde(default)]
     last_reason: String,
+    /// Without a gateway nobody knows its phase: what its market says instead.
+    #[serde(default)]
+    seen: Option<String>,
 }
 
 pub(super) async fn status(arguments: &Arguments) -> Result<ExitCode, Trouble> {
@@ -117,9 +121,22 @@ async fn alone(config: &Config) -> Result<Value, Trouble> {
     let alone = open_alone(config)?;
     let looked = alone.look().await?;
     let mut fleet = alone.fleet();
+    tell_seen(&mut fleet, &looked);
     fleet["strays"] = value(&looked.strays)?;
     fleet["silent"] = value(&looked.silent)?;
     Ok(fleet)
+}
+
+fn tell_seen(fleet: &mut Value, looked: &Looked) {
+    let endpoints = fleet.get_mut("endpoints").and_then(Value::as_array_mut);
+    for endpoint in endpoints.into_iter().flatten() {
+        let workers = endpoint.get_mut("workers").and_then(Value::as_array_mut);
+        for worker in workers.into_iter().flatten() {
+            let id = worker.get("id").and_then(Value::as_str).unwrap_or_default();
+            let seen = looked.seen.get(&WorkerId::new(id)).copied();
+            worker["seen"] = seen.unwrap_or("not known").into();
+        }
+    }
 }
 
 fn text_of(fleet: &Fleet) -> String {
@@ -251,7 +268,10 @@ fn workers(endpoint: &Endpoint, at: Timestamp) -> String {
         grid.row([
             view.id.to_string(),
             phase(worker),
-            show::span(at.since(view.phase_since)),
+            match worker.seen {
+                Some(_) => "-".to_owned(),
+                None => show::span(at.since(view.phase_since)),
+            },
             show::speed(view.speed),
             view.in_flight.to_string(),
             work(view),
@@ -264,6 +284,9 @@ fn workers(endpoint: &Endpoint, at: Timestamp) -> String {
 
 /// Ejected workers are ready and get nothing.
 fn phase(worker: &Worker) -> String {
+    if let Some(seen) = &worker.seen {
+        return seen.clone();
+    }
     let standing = worker.standing.get("state").and_then(Value::as_str);
     match standing {
         Some(state @ ("ejected" | "probation")) => {
@@ -294,7 +317,8 @@ fn usd_per_hour(endpoint: &Endpoint) -> UsdPerHour {
     let paid = endpoint
         .workers
         .iter()
-        .filter(|worker| !matches!(worker.view.phase, WorkerPhase::Stopped | WorkerPhase::Gone));
+        .filter(|worker| !matches!(worker.view.phase, WorkerPhase::Stopped | WorkerPhase::Gone))
+        .filter(|worker| worker.seen.as_deref() != Some(NOT_LISTED));
     paid.map(|worker| worker.view.usd_per_hour).sum()
 }
 
@@ -372,6 +396,26 @@ mod tests {
             text.contains("pulling image 40%") && !text.contains("why"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn without_a_gateway_a_worker_is_shown_as_its_market_has_it() {
+        let mut looked = Looked::default();
+        looked.seen.insert(WorkerId::new("w1"), "running");
+        looked.seen.insert(WorkerId::new("w2"), NOT_LISTED);
+        let workers = ["w1", "w2", "w3"].map(|id| worker(id, "starting", json!({})));
+        let mut found = json!({"endpoints": [{"workers": workers}]});
+        tell_seen(&mut found, &looked);
+        let text = text_of(&fleet(found["endpoints"][0]["workers"].take()));
+        let cells = |id: &str| {
+            let line = text.lines().find(|line| line.trim_start().starts_with(id));
+            let line = line.expect("its line").split_whitespace();
+            line.take(4).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(cells("w1"), "w1 running - 400");
+        assert_eq!(cells("w2"), "w2 not listed -");
+        assert_eq!(cells("w3"), "w3 not known -");
+        assert!(text.contains("; $0.5000/h\n"), "{text}");
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::ledger::RentalStory;
 use crate::policy::scaling::DecisionRecord;
 use crate::telemetry::find_decisions;
 
+/// Offers shown of each choice of a decision.
+const OFFERS_SHOWN: usize = 5;
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// A worker, running or long gone; an endpoint, for its last decision; or a decision by its time, in milliseconds since
@@ -59,7 +62,7 @@ fn text_of(subject: &str, explanation: &Explanation) -> String {
         text.push_str(&story_text(story));
     }
     for decision in &explanation.decisions {
-        text.push_str(&decision_text(decision));
+        text.push_str(&decision_text(decision, explanation.worker.is_none()));
     }
     for limit in &explanation.limits {
         text.push_str(&format!("nothing more is rented: {limit}\n"));
@@ -122,7 +125,8 @@ fn choice_text(choice: &Value) -> String {
     }
 }
 
-fn decision_text(decision: &DecisionRecord) -> String {
+/// `offers`: with those that were judged; a worker's story has its own.
+fn decision_text(decision: &DecisionRecord, offers: bool) -> String {
     let snapshot = &decision.inputs.snapshot;
     let ready = snapshot
         .workers
@@ -145,6 +149,10 @@ fn decision_text(decision: &DecisionRecord) -> String {
     }
     for choice in &decision.choices {
         text.push_str(&format!("  {}: {}\n", choice.group, plan::taken(choice)));
+        if offers {
+            let shown = choice.alternatives.len().min(OFFERS_SHOWN);
+            text.push_str(&offers::alternatives(&choice.alternatives[..shown]));
+        }
     }
     text
 }
@@ -154,6 +162,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::{
+        Alternative, ChoiceRule, GroupName, Offer, OfferId, TokensPerSecond, UsdPerHour, WhyNot,
+    };
 
     fn story() -> RentalStory {
         serde_json::from_value(json!({
@@ -184,6 +195,49 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part} in\n{text}");
         }
+    }
+
+    #[test]
+    fn why_a_worker_was_rented_is_told_with_the_best_of_the_others_and_what_spoke_against_them() {
+        let offer = |id: &str, price| Offer::plain(OfferId::new(id), UsdPerHour(price));
+        let judged = |offer: &Offer, why_not| Alternative {
+            why_not,
+            ..Alternative::plain(offer, TokensPerSecond(100.0))
+        };
+        let choice = OfferChoice {
+            group: GroupName::new("small"),
+            rule: ChoiceRule::CheapestPerToken,
+            chosen: Some(OfferId::new("o1")),
+            draw: None,
+            offers: 2,
+            too_dear: None,
+            alternatives: vec![
+                judged(&offer("o1", 0.36), None),
+                judged(&offer("o2", 0.72), Some(WhyNot::Dearer { times: 2.0 })),
+            ],
+        };
+        let explanation = Explanation {
+            worker: Some(RentalStory {
+                choice: Some(serde_json::to_value(&choice).expect("JSON")),
+                ..story()
+            }),
+            decisions: Vec::new(),
+        };
+        let text = text_of("small-a-0", &explanation);
+        let line = |id: &str| {
+            let lines = text.lines().map(str::trim_start);
+            lines.filter(|line| line.starts_with(id)).next_back()
+        };
+        assert!(
+            line("o1")
+                .is_some_and(|line| line.contains("1.000") && line.contains("the one to rent")),
+            "{text}"
+        );
+        assert!(
+            line("o2")
+                .is_some_and(|line| line.contains("2.000") && line.contains("2.00 times as dear")),
+            "{text}"
+        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub struct PlanPreview {
 pub struct GroupOffers {
     pub endpoint: EndpointName,
     pub group: GroupName,
-    /// All of them, the lowest price first.
+    /// All of them, in the order of `choice`: the best first.
     pub offers: Vec<Offer>,
     /// Which would be rented next, and what speaks against the others.
     pub choice: OfferChoice,

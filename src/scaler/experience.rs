@@ -11,7 +11,7 @@ use crate::domain::{
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::policy::benchmark::Expectation;
-use crate::policy::offers::{Beliefs, Holding, Situation, SpeedBeliefs, choose, gpu};
+use crate::policy::offers::{Beliefs, Holding, Situation, SpeedBeliefs, choose, gpu, rank};
 use crate::policy::reputation::{HostEvent, Reputation};
 
 /// An offer that was rented or refused is left alone for so long; the market may show it on.
@@ -45,7 +45,7 @@ impl Experience {
     /// What would be rented next of a group.
     pub(super) fn next(&self, look: &Look, group: &WorkerGroup) -> OfferChoice {
         let holdings = holdings(look.endpoint);
-        self.0.lock().choose(look, group, &holdings, &[])
+        self.0.lock().choose(look, group, &holdings, &[], rank)
     }
 
     /// One choice for each group in `rents`, in order; each knows those before it.
@@ -70,7 +70,7 @@ impl Experience {
                 draw: draw.map(|draw| draw.wrapping_add(n as u64)),
                 at,
             };
-            let choice = learned.choose(&look, group, &holdings, &taken);
+            let choice = learned.choose(&look, group, &holdings, &taken, choose);
             if let Some(best) = choice.best() {
                 room = room - best.usd_per_hour;
                 holdings.push(Holding::of(best));
@@ -170,6 +170,7 @@ impl Learned {
         group: &WorkerGroup,
         holdings: &[Holding],
         taken: &[OfferId],
+        by: fn(&Situation, Beliefs, Option<u64>, Timestamp) -> OfferChoice,
     ) -> OfferChoice {
         let settings = look.endpoint.settings();
         self.tried
@@ -198,7 +199,7 @@ impl Learned {
             speeds,
             hosts: &self.hosts,
         };
-        choose(&situation, beliefs, look.draw, look.at)
+        by(&situation, beliefs, look.draw, look.at)
     }
 }
 

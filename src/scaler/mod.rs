@@ -45,7 +45,7 @@ use guard::Guard;
 use listing::{Agreement, Listing};
 use memory::EndpointMemory;
 use money::Errands;
-pub use preview::Looked;
+pub use preview::{Looked, NOT_LISTED};
 use supply::Supply;
 
 /// Events may ask for ticks at most this often.

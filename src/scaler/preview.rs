@@ -1,17 +1,19 @@
 //! What would be done now, for those who ask: the same inputs and the same decision as a tick's, carried out by nobody.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::experience::Look;
 use super::observe::LISTING_TIMEOUT;
 use super::{Markets, Scaler};
 use crate::domain::{
-    EndpointName, FleetSnapshot, GroupOffers, Instance, MarketKind, PlanPreview, ScalingPlan,
-    TokensPerSecond, WorkerId, WorkerPhase,
+    EndpointName, FleetSnapshot, GroupOffers, Instance, MarketKind, Offer, OfferChoice, OfferId,
+    PlanPreview, ScalingPlan, TokensPerSecond, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::ledger::LedgerError;
 use crate::market::MarketError;
+use crate::policy::spending::Credit;
 use crate::telemetry::now;
 
 /// Log lines asked for at most.
@@ -24,7 +26,12 @@ pub struct Looked {
     pub strays: Vec<Instance>,
     /// Markets that could not be asked, and why.
     pub silent: Vec<(MarketKind, String)>,
+    /// What a market that answered says of each worker there.
+    pub seen: BTreeMap<WorkerId, &'static str>,
 }
+
+/// Of a worker that its market, which answered, does not list.
+pub const NOT_LISTED: &str = "not listed";
 
 impl Scaler {
     /// The workers that the ledger holds, with what the markets say of them; nothing is ordered.
@@ -37,9 +44,15 @@ impl Scaler {
                 Err(error) => looked.silent.push((kind, error.to_string())),
                 Ok(instances) => {
                     self.agreement.looked(kind, now());
+                    let here = self.workers_at(kind);
+                    looked.seen.extend(here.map(|worker| (worker, NOT_LISTED)));
                     for instance in instances {
                         match self.find_worker(&instance) {
-                            Some((_, worker)) => note(&worker, &instance),
+                            Some((_, worker)) => {
+                                note(&worker, &instance);
+                                let state = instance.state.as_str();
+                                looked.seen.insert(worker.id().clone(), state);
+                            }
                             None if kind == MarketKind::Fixed => {}
                             None => looked.strays.push(instance),
                         }
@@ -47,8 +60,33 @@ impl Scaler {
                 }
             }
         }
+        self.look_at_credit().await;
         self.account_for(now());
         Ok(looked)
+    }
+
+    fn workers_at(&self, kind: MarketKind) -> impl Iterator<Item = WorkerId> {
+        let endpoints = self.fleet.endpoints();
+        let mut here = Vec::new();
+        for endpoint in endpoints.values() {
+            if endpoint.settings().market == kind {
+                let workers = endpoint.workers();
+                here.extend(workers.iter().map(|worker| worker.id().clone()));
+            }
+        }
+        here.into_iter()
+    }
+
+    /// What is left, as a gateway would have asked by now.
+    async fn look_at_credit(&self) {
+        for (kind, market) in self.markets.all() {
+            let credit = match bounded(market.account()).await {
+                Ok(Some(account)) => Credit::Left(account.credit),
+                Ok(None) => Credit::Free,
+                Err(_) => continue,
+            };
+            self.guard.set_credit(kind, credit, now());
+        }
     }
 
     pub fn markets(&self) -> &Markets {
@@ -122,7 +160,6 @@ impl Scaler {
                 Ok(offers) => (offers, None),
                 Err(error) => (Vec::new(), Some(error.to_string())),
             };
-            offers.sort_by(|a, b| a.usd_per_hour.0.total_cmp(&b.usd_per_hour.0));
             let look = Look {
                 endpoint,
                 offers: &offers,
@@ -130,10 +167,12 @@ impl Scaler {
                 draw: None,
                 at: now(),
             };
+            let choice = self.experience.next(&look, group);
+            order_as(&choice, &mut offers);
             all.push(GroupOffers {
                 endpoint: endpoint.name.clone(),
                 group: group.name.clone(),
-                choice: self.experience.next(&look, group),
+                choice,
                 offers,
                 problem,
             });
@@ -152,6 +191,21 @@ impl Scaler {
         let market = self.markets.get(kind).ok_or(MarketError::NotFound)?;
         bounded(market.logs(&instance, lines.min(LOG_LINES_MAX))).await
     }
+}
+
+/// The best first, as they were judged.
+fn order_as(choice: &OfferChoice, offers: &mut [Offer]) {
+    let places: BTreeMap<&OfferId, usize> = choice
+        .alternatives
+        .iter()
+        .enumerate()
+        .map(|(place, judged)| (&judged.offer, place))
+        .collect();
+    offers.sort_by(|a, b| {
+        let place = |offer: &Offer| places.get(&offer.id).copied().unwrap_or(usize::MAX);
+        let by_price = a.usd_per_hour.0.total_cmp(&b.usd_per_hour.0);
+        place(a).cmp(&place(b)).then(by_price)
+    });
 }
 
 /// With nobody probing, what a market says is all that is known of a machine.

@@ -88,6 +88,18 @@ pub fn choose(
     draw: Option<u64>,
     now: Timestamp,
 ) -> OfferChoice {
+    let mut choice = rank(situation, beliefs, draw, now);
+    choice.alternatives.truncate(SHOWN);
+    choice
+}
+
+/// The same with every offer in it.
+pub fn rank(
+    situation: &Situation,
+    beliefs: Beliefs,
+    draw: Option<u64>,
+    now: Timestamp,
+) -> OfferChoice {
     let judged: Vec<Judged> = situation
         .offers
         .iter()
@@ -351,7 +363,7 @@ fn explain(
         Some(_) => None,
         None => least_above_limit(&judged),
     };
-    let alternatives = judged.into_iter().take(SHOWN).map(|one| {
+    let alternatives = judged.into_iter().map(|one| {
         let mut alternative = one.alternative;
         if let Some((offer, cost)) = &taken
             && *offer != alternative.offer
