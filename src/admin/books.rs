@@ -117,7 +117,7 @@ impl Admin {
     }
 
     /// The admin port has one thread for all: nobody on it waits for a disk.
-    async fn with_ledger<T: Send + 'static>(
+    pub(super) async fn with_ledger<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, String> {

@@ -19,6 +19,7 @@ use subtle::ConstantTimeEq;
 
 pub use self::books::{Explanation, explain};
 pub use self::control::{ControlPath, NoLogs};
+pub use self::queries::no_logs;
 use crate::domain::Timestamp;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;

@@ -7,6 +7,7 @@ use http::Response;
 
 use super::{Admin, NoLogs, TEXT, answer, json};
 use crate::domain::{EndpointName, WorkerId};
+use crate::ledger::Ledger;
 
 /// A market that does not answer holds a question no longer than this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -52,10 +53,36 @@ impl Admin {
         };
         match self.control.logs(&WorkerId::new(worker), lines).await {
             Ok(text) => answer(200, TEXT, text),
-            Err(NoLogs::Unknown) => answer(404, TEXT, format!("there is no worker {worker}\n")),
+            Err(NoLogs::Unknown) => {
+                let wanted = WorkerId::new(worker);
+                let why = self.with_ledger(move |ledger| Ok(no_logs(ledger, &wanted)));
+                answer(
+                    404,
+                    TEXT,
+                    format!("{}\n", why.await.unwrap_or_else(|why| why)),
+                )
+            }
             Err(NoLogs::Failed(why)) => answer(502, TEXT, format!("{why}\n")),
         }
     }
+}
+
+/// Why a worker that does not run has no log.
+pub fn no_logs(ledger: &Ledger, worker: &WorkerId) -> String {
+    let Ok(Some(rental)) = ledger.rental(worker) else {
+        return format!("there is no worker {worker}");
+    };
+    let Some(ended_at) = rental.ended_at else {
+        return format!("{worker} has no machine yet, and no log");
+    };
+    let at = i64::try_from(ended_at.as_millis()).ok();
+    let at = at.and_then(chrono::DateTime::from_timestamp_millis);
+    let at = at.map_or_else(String::new, |at| format!(" at {}", at.format("%F %T")));
+    let reason = match rental.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    format!("{worker} ended{at}{reason}, and its log went with it")
 }
 
 /// The value of a parameter; ids and numbers need no decoding.
@@ -68,6 +95,37 @@ pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{GroupName, Rental, RentalState, Timestamp, UsdPerHour};
+
+    #[test]
+    fn a_worker_that_ended_is_told_from_one_that_never_was() {
+        let dir = tempfile::tempdir().expect("directory");
+        let at = Timestamp::from_millis;
+        let ledger = Ledger::open(dir.path(), at(1)).expect("open");
+        let worker = WorkerId::new("w1");
+        let rental = Rental {
+            worker: worker.clone(),
+            endpoint: EndpointName::new("chat"),
+            group: GroupName::new("small"),
+            state: RentalState::Intended,
+            instance: None,
+            usd_per_hour: UsdPerHour(0.4),
+            intended_at: at(5),
+            ended_at: None,
+            reason: "requests wait".into(),
+        };
+        ledger.intend(&rental).expect("intend");
+        assert!(no_logs(&ledger, &worker).contains("no machine yet"));
+        ledger
+            .ended(&worker, "boot failed", at(9_000))
+            .expect("ended");
+        assert_eq!(
+            no_logs(&ledger, &worker),
+            "w1 ended at 1970-01-01 00:00:09 (boot failed), and its log went with it"
+        );
+        let nobody = WorkerId::new("w2");
+        assert_eq!(no_logs(&ledger, &nobody), "there is no worker w2");
+    }
 
     #[test]
     fn a_parameter_is_found_by_its_whole_name_and_an_empty_one_is_none() {

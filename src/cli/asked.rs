@@ -10,7 +10,7 @@ use super::Source;
 use super::ask::{self, Gateway, NoAnswer};
 use super::exit::Trouble;
 use crate::app::{Alone, NotAlone};
-use crate::config::Config;
+use crate::config::{self, Config, Mistakes};
 use crate::ledger::{Ledger, LedgerError};
 use crate::telemetry::now;
 
@@ -38,12 +38,11 @@ impl Asked {
         if let Some(url) = &self.admin {
             return Ok(Gateway::at(url)?.json(path).await?);
         }
-        let config = self.source.load()?;
-        let url = ask::url_of(config.server.admin_listen);
-        match Gateway::at(&url)?.json(path).await {
+        let read = self.read()?;
+        match Gateway::at(&read.url)?.json(path).await {
             Ok(answer) => Ok(answer),
             Err(why @ NoAnswer::NotRunning(_)) => {
-                let answer = alone(&config)
+                let answer = alone(&read.config?)
                     .await
                     .map_err(|error| locked_by(error, &why))?;
                 eprintln!("{why}; this is what the ledger and the markets say");
@@ -51,6 +50,44 @@ impl Asked {
             }
             Err(why) => Err(why.into()),
         }
+    }
+}
+
+/// The configuration, as far as it could be read.
+pub(super) struct Read {
+    /// Where its gateway listens.
+    pub(super) url: String,
+    pub(super) config: Result<Config, Mistakes>,
+}
+
+impl Asked {
+    /// Where a gateway may be asked. Mistakes must not keep anybody from asking one that runs on.
+    pub(super) fn read(&self) -> Result<Read, Trouble> {
+        let dir = self.source.directory();
+        let (server, config) = match (self.source.load(), dir) {
+            (Ok(config), _) => (Some(config.server.clone()), Ok(config)),
+            (Err(mistakes), Some(dir)) => {
+                let env = |name: &str| std::env::var(name).ok();
+                let server = config::readable_server(&config::read_files(&dir), &env);
+                (server, Err(mistakes))
+            }
+            (Err(mistakes), None) => (None, Err(mistakes)),
+        };
+        let Some(server) = server else {
+            return Err(match config {
+                Err(mistakes) => Trouble::No(format!(
+                    "{mistakes}\n--admin says where a gateway can be asked all the same"
+                )),
+                Ok(_) => Trouble::No("there is no configuration".into()),
+            });
+        };
+        if let Err(mistakes) = &config {
+            eprintln!("{mistakes}\ngoing on with what can be read");
+        }
+        Ok(Read {
+            url: ask::url_of(server.admin_listen),
+            config,
+        })
     }
 }
 
@@ -96,4 +133,36 @@ pub(super) fn typed<T: DeserializeOwned>(answer: Value) -> Result<T, Trouble> {
 
 pub(super) fn decisions_path(config: &Config) -> PathBuf {
     config.server.state_dir.join("decisions.jsonl")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn asked(dir: &std::path::Path) -> Asked {
+        Asked {
+            source: Source {
+                config: Some(dir.to_owned()),
+            },
+            admin: None,
+            json: false,
+        }
+    }
+
+    #[test]
+    fn mistakes_in_any_file_keep_nobody_from_asking_the_gateway_that_runs() {
+        let dir = tempfile::tempdir().expect("directory");
+        let server = "admin_listen: 127.0.0.1:4711\nthreads: many\n";
+        fs::write(dir.path().join("tidegate.yaml"), server).expect("written");
+        fs::create_dir(dir.path().join("endpoints")).expect("made");
+        fs::write(dir.path().join("endpoints/chat.yaml"), "model: [").expect("written");
+        let read = asked(dir.path()).read().expect("an address");
+        assert_eq!(read.url, "http://127.0.0.1:4711");
+        assert!(read.config.is_err());
+        fs::write(dir.path().join("tidegate.yaml"), "admin_listen: [").expect("written");
+        let trouble = asked(dir.path()).read().err().expect("no address");
+        assert!(trouble.to_string().contains("--admin"), "{trouble}");
+    }
 }

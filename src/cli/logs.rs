@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::ask::{self, Gateway, NoAnswer};
+use super::ask::{Gateway, NoAnswer};
 use super::asked::{Asked, open_alone};
 use super::exit::Trouble;
 use super::show;
-use crate::admin::{ControlPath, NoLogs};
+use crate::admin::{self, ControlPath, NoLogs};
 use crate::config::Config;
 use crate::domain::WorkerId;
 
@@ -40,11 +40,10 @@ async fn text_of(arguments: &Arguments) -> Result<String, Trouble> {
     if let Some(url) = &arguments.asked.admin {
         return Ok(Gateway::at(url)?.text(&path).await?);
     }
-    let config = arguments.asked.source.load()?;
-    let url = ask::url_of(config.server.admin_listen);
-    match Gateway::at(&url)?.text(&path).await {
+    let read = arguments.asked.read()?;
+    match Gateway::at(&read.url)?.text(&path).await {
         Ok(text) => Ok(text),
-        Err(NoAnswer::NotRunning(_)) => alone(&config, arguments).await,
+        Err(NoAnswer::NotRunning(_)) => alone(&read.config?, arguments).await,
         Err(why) => Err(why.into()),
     }
 }
@@ -55,7 +54,7 @@ async fn alone(config: &Config, arguments: &Arguments) -> Result<String, Trouble
     let worker = WorkerId::new(&arguments.worker);
     let asked = alone.control_path().logs(&worker, arguments.lines).await;
     asked.map_err(|why| match why {
-        NoLogs::Unknown => Trouble::No(format!("there is no worker {worker}")),
+        NoLogs::Unknown => Trouble::No(admin::no_logs(&alone.ledger, &worker)),
         NoLogs::Failed(why) => Trouble::Unreachable(why),
     })
 }

@@ -4,12 +4,16 @@ use super::{Env, Files};
 use crate::domain::Secret;
 
 const SETTING: &str = "api_key_env";
+/// Words of endpoints that rent there.
+const OF_VAST: [&str; 4] = ["vast", "search_params", "launch_args", SETTING];
 
 #[derive(Debug, Default, PartialEq)]
 pub struct AccountKeys {
     pub found: Vec<Secret>,
-    /// Variables that are named and not set, and files that cannot be read.
+    /// Variables that are named and not set.
     pub missing: Vec<String>,
+    /// Something looks as if it were rented at Vast.
+    pub vast: bool,
 }
 
 /// What the lines of endpoint files name, whether or not they make a configuration.
@@ -27,9 +31,11 @@ pub fn account_keys(files: &Files, env: Env) -> AccountKeys {
             _ => keys.missing.push(format!("${name}")),
         }
     }
-    let unreadable = files.unreadable.iter().map(|mistake| mistake.file.clone());
-    keys.missing
-        .extend(unreadable.filter(|file| *file != files.server.name));
+    let mut lines = files.endpoints.iter().flat_map(|file| file.text.lines());
+    keys.vast = lines.any(|line| {
+        let setting = line.split('#').next().unwrap_or_default();
+        OF_VAST.iter().any(|word| setting.contains(word))
+    });
     keys
 }
 
@@ -71,5 +77,14 @@ mod tests {
         let keys = account_keys(&files, &env);
         assert_eq!(keys.found, [Secret::new("one"), Secret::new("two")]);
         assert_eq!(keys.missing, ["$UNSET"]);
+        assert!(keys.vast);
+        let local = Files {
+            endpoints: vec![SourceFile {
+                name: "chat.yaml".into(),
+                text: "endpoint_name: [ # no vast".into(),
+            }],
+            ..files
+        };
+        assert_eq!(account_keys(&local, &env), AccountKeys::default());
     }
 }

@@ -74,6 +74,14 @@ pub fn load_server(files: &Files, env: Env) -> Result<ServerConfig, Mistakes> {
     }
 }
 
+/// What can be read of it whatever else is wrong: settings with mistakes are at their defaults. Only for finding a gateway
+/// that runs; `None` where the file is no YAML.
+pub fn readable_server(files: &Files, env: Env) -> Option<ServerConfig> {
+    let (mistakes, warnings) = (RefCell::default(), RefCell::default());
+    let server = read_file(&files.server, env, (&mistakes, &warnings), server::read);
+    server.map(|file| file.config)
+}
+
 /// Every setting of the server at its default.
 pub fn default_server(env: Env) -> Result<ServerConfig, Mistakes> {
     let server = SourceFile {

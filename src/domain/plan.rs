@@ -91,7 +91,12 @@ impl fmt::Display for Reason {
                 )
             }
             Reason::RequestsWaitAtZero { waiting } => {
-                write!(f, "{waiting} requests wait and no worker runs or starts")
+                let (what, s) = if *waiting == 1 {
+                    ("request", "s")
+                } else {
+                    ("requests", "")
+                };
+                write!(f, "{waiting} {what} wait{s} and no worker runs or starts")
             }
             Reason::PreparedBelowWanted { have, wanted } => {
                 write!(

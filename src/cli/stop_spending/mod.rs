@@ -62,7 +62,7 @@ impl Known {
         let rents = |endpoint: &Endpoint| endpoint.market == MarketKind::Vast;
         let needed = match &self.config {
             Some(config) => config.endpoints.iter().any(rents),
-            None => true,
+            None => self.keys.vast,
         };
         let no_key = "Vast was not asked: no key of it is known here".to_owned();
         let no_key = (!asks_vast && needed).then_some(no_key);
@@ -269,6 +269,7 @@ mod tests {
             keys: AccountKeys {
                 found: Vec::new(),
                 missing: vec!["$OTHER_KEY".into()],
+                vast: true,
             },
         };
         let left = known.unasked(true);
@@ -276,6 +277,9 @@ mod tests {
         assert_eq!(known.unasked(false).len(), 2);
         known.keys.missing.clear();
         assert!(known.unasked(true).is_empty());
+        // A mistake in an endpoint of another market is no reason to ask for Vast's key.
+        known.keys.vast = false;
+        assert!(known.unasked(false).is_empty());
     }
 
     #[test]
