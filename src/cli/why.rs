@@ -222,6 +222,7 @@ mod tests {
                 ..story()
             }),
             decisions: Vec::new(),
+            limits: Vec::new(),
         };
         let text = text_of("small-a-0", &explanation);
         let line = |id: &str| {
