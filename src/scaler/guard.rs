@@ -31,6 +31,8 @@ pub(super) struct Guard {
 struct State {
     stopped: bool,
     readings: BTreeMap<MarketKind, Reading>,
+    /// Why an account's credit was not told, the last time.
+    unread: BTreeMap<MarketKind, String>,
     strays: BTreeMap<MarketKind, UsdPerHour>,
     /// Told to go because of money, and why.
     forced: BTreeMap<WorkerId, Refusal>,
@@ -122,7 +124,15 @@ impl Guard {
     pub(super) fn set_credit(&self, market: MarketKind, credit: Credit, now: Timestamp) {
         let spent = self.spent_at(market, now);
         let reading = Reading { credit, spent };
-        self.state.lock().readings.insert(market, reading);
+        let mut state = self.state.lock();
+        state.readings.insert(market, reading);
+        state.unread.remove(&market);
+    }
+
+    /// True where that is news. What was known counts on, less what came together since.
+    pub(super) fn credit_unread(&self, market: MarketKind, error: &str) -> bool {
+        let before = self.state.lock().unread.insert(market, error.to_owned());
+        before.as_deref() != Some(error)
     }
 
     /// What is left at a market by the last reading and what came together since.

@@ -25,12 +25,22 @@ const TICK_LISTING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Each page of a large account has a limit of its own; this is for all of them.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// An outage that lasts is said again so often.
+const REMIND_EVERY: Duration = Duration::from_secs(600);
+
 /// What a market said, and when.
 pub(super) struct Listing {
     kind: MarketKind,
     begun_at: Timestamp,
     answered_at: Timestamp,
     result: Result<Inventory, MarketError>,
+}
+
+/// A market that cannot be listed.
+struct Outage {
+    error: String,
+    since: Timestamp,
+    told_at: Timestamp,
 }
 
 /// Of one market.
@@ -42,7 +52,7 @@ struct Outlook {
     listed_at: Option<Timestamp>,
     /// It was asked at least once, whatever it answered.
     answered: bool,
-    failed: bool,
+    outage: Option<Outage>,
     disagreements: Vec<Disagreement>,
     uncertain: BTreeSet<(EndpointName, GroupName)>,
     /// Accounts that did not answer the last listing, and why.
@@ -87,10 +97,44 @@ impl Agreement {
 }
 
 impl Outlook {
+    /// Said when it begins, when it ends, and now and then while it lasts.
+    fn note_outage(&mut self, kind: MarketKind, error: Option<&MarketError>, at: Timestamp) {
+        let market = kind.as_str();
+        let Some(error) = error.map(ToString::to_string) else {
+            if self.outage.take().is_some() {
+                tracing::info!(market, "the market can be listed again");
+            }
+            return;
+        };
+        match &mut self.outage {
+            None => {
+                tracing::warn!(
+                    market,
+                    error,
+                    "the market cannot be listed: nothing is rented there, what runs goes on"
+                );
+                let (since, told_at) = (at, at);
+                self.outage = Some(Outage {
+                    error,
+                    since,
+                    told_at,
+                });
+            }
+            Some(outage) => {
+                if at.since(outage.told_at) >= REMIND_EVERY {
+                    outage.told_at = at;
+                    let since_s = at.since(outage.since).as_secs();
+                    tracing::warn!(market, error, since_s, "the market still cannot be listed");
+                }
+                outage.error = error;
+            }
+        }
+    }
+
     fn pause(&self, group: Option<(&EndpointName, &GroupName)>) -> Vec<String> {
         let mut why: Vec<String> = Vec::new();
-        if self.failed {
-            why.push(Disagreement::ListingFailed.to_string());
+        if let Some(Outage { error, .. }) = &self.outage {
+            why.push(format!("{}: {error}", Disagreement::ListingFailed));
         } else if self.listed_at.is_none() {
             why.push(Disagreement::NotListedYet.to_string());
         }
@@ -180,10 +224,7 @@ impl Scaler {
                 let outlook = outlooks.entry(kind).or_default();
                 outlook.under_way = false;
                 outlook.answered = true;
-                if outlook.failed == ok {
-                    outlook.failed = !ok;
-                    tell_outage(kind, &listing);
-                }
+                outlook.note_outage(kind, listing.result.as_ref().err(), listing.answered_at);
                 if ok {
                     outlook.listed_at = Some(listing.begun_at);
                 }
@@ -413,16 +454,6 @@ async fn list(
     }
 }
 
-fn tell_outage(kind: MarketKind, listing: &Listing) {
-    let market = kind.as_str();
-    match &listing.result {
-        Ok(_) => tracing::info!(market, "the market can be listed again"),
-        Err(error) => {
-            tracing::warn!(market, %error, "the market cannot be listed: nothing is rented there, what runs goes on");
-        }
-    }
-}
-
 fn tell_silent(kind: MarketKind, silent: &BTreeMap<AccountId, String>) {
     let market = kind.as_str();
     if silent.is_empty() {
@@ -451,5 +482,34 @@ fn unlisted(kind: MarketKind, phase: WorkerPhase) -> WorkerEvent {
             WorkerEvent::DrainOrdered(Release::Destroy)
         }
         _ => WorkerEvent::InstanceMissing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_market_that_cannot_be_listed_says_why_until_it_can() {
+        let kind = MarketKind::Vast;
+        let mut outlook = Outlook::default();
+        let wrong_key = MarketError::Refused("wrong key".into());
+        let lost = MarketError::Unavailable("no answer".into());
+        let at = |s: u64| Timestamp::from_millis(s * 1_000);
+        outlook.note_outage(kind, Some(&wrong_key), at(1));
+        let why = outlook.pause(None);
+        assert!(why[0].contains("cannot be listed") && why[0].contains("wrong key"));
+        // The latest reason is shown, and it is one outage.
+        outlook.note_outage(kind, Some(&lost), at(2));
+        assert!(outlook.pause(None)[0].contains("no answer"));
+        let told = |outlook: &Outlook| {
+            let outage = outlook.outage.as_ref();
+            outage.map(|outage| (outage.since, outage.told_at))
+        };
+        assert_eq!(told(&outlook), Some((at(1), at(1))));
+        outlook.note_outage(kind, Some(&lost), at(700));
+        assert_eq!(told(&outlook), Some((at(1), at(700))));
+        outlook.note_outage(kind, None, at(701));
+        assert!(told(&outlook).is_none());
     }
 }

@@ -269,9 +269,11 @@ impl Scaler {
             match account {
                 Ok(Some(account)) => guard.set_credit(kind, Credit::Left(account.credit), now()),
                 Ok(None) => guard.set_credit(kind, Credit::Free, now()),
-                // What was known counts on, less what came together since.
                 Err(error) => {
-                    tracing::warn!(market = ?kind, %error, "the account's credit is not known")
+                    if guard.credit_unread(kind, &error.to_string()) {
+                        let market = kind.as_str();
+                        tracing::warn!(market, %error, "the account's credit is not known");
+                    }
                 }
             }
         });
