@@ -301,6 +301,9 @@ pub struct MoneyView {
     pub markets: Vec<AgreementView>,
     /// Workers being released because a limit asks for it.
     pub releasing: Vec<WorkerId>,
+    /// Open rentals that no worker stands for; they are being ended.
+    #[serde(default)]
+    pub orphans: Vec<WorkerId>,
 }
 
 #[cfg(test)]

@@ -184,6 +184,7 @@ impl Scaler {
             limits,
             markets: self.market_views(at),
             releasing: self.guard.all_forced(),
+            orphans: self.orphans.lock().keys().cloned().collect(),
         }
     }
 

@@ -39,13 +39,22 @@ struct FleetWorker {
 }
 
 impl Fleet {
+    /// Workers, rentals without one, and what keeps from knowing that there is nothing else: a machine that the ledger
+    /// does not know, a market that cannot be listed.
     fn left(&self) -> Vec<String> {
         let rented = |endpoint: &&FleetEndpoint| endpoint.market != MarketKind::Fixed;
         let workers = self.endpoints.iter().filter(rented);
-        workers
+        let workers = workers
             .flat_map(|endpoint| &endpoint.workers)
-            .map(|worker| format!("{} ({})", worker.id, worker.phase.as_str()))
-            .collect()
+            .map(|worker| format!("{} ({})", worker.id, worker.phase.as_str()));
+        let orphans = self.money.orphans.iter();
+        let orphans = orphans.map(|worker| format!("{worker} (open in the ledger)"));
+        let doubts = self.money.markets.iter().flat_map(|market| {
+            let name = market.market.as_str();
+            let why = market.renting_paused.iter();
+            why.map(move |why| format!("{name}: {why}"))
+        });
+        workers.chain(orphans).chain(doubts).collect()
     }
 }
 
@@ -93,5 +102,29 @@ pub(super) async fn follow(
             return Err(why);
         }
         sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn left(orphans: serde_json::Value, paused: serde_json::Value) -> Vec<String> {
+        let fleet: Fleet = serde_json::from_value(json!({"endpoints": [], "money": {
+            "stopped": true, "releasing": [], "endpoints": [], "limits": [], "orphans": orphans,
+            "total": {"committed": 0.0, "today": 0.0, "this_month": 0.0, "usd_per_million_tokens": null},
+            "markets": [{"market": "vast", "renting_paused": paused, "listed_at": null, "credit": null}]}}))
+        .expect("a fleet");
+        fleet.left()
+    }
+
+    #[test]
+    fn nothing_is_called_empty_while_a_machine_is_unaccounted_for_or_a_market_does_not_say() {
+        assert!(left(json!([]), json!([])).is_empty());
+        assert_eq!(left(json!(["w1"]), json!([])), ["w1 (open in the ledger)"]);
+        let doubt = left(json!([]), json!(["the market cannot be listed"]));
+        assert_eq!(doubt, ["vast: the market cannot be listed"]);
     }
 }
