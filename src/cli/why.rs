@@ -226,8 +226,8 @@ mod tests {
         };
         let text = text_of("small-a-0", &explanation);
         let line = |id: &str| {
-            let lines = text.lines().map(str::trim_start);
-            lines.filter(|line| line.starts_with(id)).next_back()
+            let mut lines = text.lines().map(str::trim_start);
+            lines.rfind(|line| line.starts_with(id))
         };
         assert!(
             line("o1")
