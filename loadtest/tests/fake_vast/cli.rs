@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use loadtest::harness::{ConfigDir, FakeVast, Gateway, http_client, tidegate_binary};
 use serde_json::{Value, json};
@@ -153,10 +154,18 @@ async fn rent_by_hand(fake: &FakeVast) -> Value {
         .json(&json!({"order": [["dph_total", "asc"]], "limit": 1}));
     let found: Value = search.send().await.unwrap().json().await.unwrap();
     let offer = &found["offers"][0]["id"];
-    let rent = client
-        .put(format!("{}/api/v0/asks/{offer}/", fake.url))
-        .bearer_auth("testkey")
-        .json(&tgi_with(json!({"label": "tidegate-of-somebody"})));
-    let rented: Value = rent.send().await.unwrap().json().await.unwrap();
-    rented["new_contract"].clone()
+    let url = format!("{}/api/v0/asks/{offer}/", fake.url);
+    let label = json!({"label": "tidegate-of-somebody"});
+    // The gateway ordered just now, and the market wants a pause between two orders.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let rent = client.put(&url).bearer_auth("testkey");
+        let answer = rent.json(&tgi_with(label.clone())).send().await.unwrap();
+        if answer.status().is_success() {
+            let rented: Value = answer.json().await.unwrap();
+            return rented["new_contract"].clone();
+        }
+        assert!(Instant::now() < deadline, "{}", answer.status());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
