@@ -1,20 +1,10 @@
 //! Which worker a request goes to: not to one that fails or is slow, and to the one that has read its beginning.
 
-use loadtest::fakes::worker::{Settings, SpeedLaw, Worker};
+use loadtest::fakes::worker::Worker;
 use loadtest::harness::Gateway;
 use serde_json::{Value, json};
 
 use crate::support::*;
-
-fn pace(token_ms: f64) -> Settings {
-    Settings {
-        law: SpeedLaw {
-            a_ms: token_ms,
-            ..SpeedLaw::TINY
-        },
-        ..Settings::default()
-    }
-}
 
 /// `/fleet`'s row of this worker.
 fn row(fleet: &Value, worker: &Worker) -> Value {

@@ -3,24 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use loadtest::fakes::worker::{Settings, SpeedLaw, Worker};
+use loadtest::fakes::worker::{Settings, Worker};
 use loadtest::harness::Gateway;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::late_refuser::LateRefuser;
 use crate::support::*;
-
-/// A token in so many milliseconds, however many streams.
-fn pace(token_ms: f64) -> Settings {
-    Settings {
-        law: SpeedLaw {
-            a_ms: token_ms,
-            ..SpeedLaw::TINY
-        },
-        ..Settings::default()
-    }
-}
 
 fn story(tokens: u32) -> Value {
     json!({"prompt": "once upon a time", "max_tokens": tokens, "temperature": 0, "stream": true})

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use loadtest::fakes::worker::{self, Settings, Worker};
+use loadtest::fakes::worker::{self, Settings, SpeedLaw, Worker};
 use loadtest::harness::{ConfigDir, Gateway, fake_worker_binary, http_client, wait_until};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -210,5 +210,16 @@ pub fn wait_fleet<'a>(
             gateway.child.log_tail()
         );
         last
+    }
+}
+
+/// A token in so many milliseconds, however many streams.
+pub fn pace(token_ms: f64) -> Settings {
+    Settings {
+        law: SpeedLaw {
+            a_ms: token_ms,
+            ..SpeedLaw::TINY
+        },
+        ..Settings::default()
     }
 }
