@@ -24,6 +24,10 @@ pub struct WorkerView {
     pub phase_since: Timestamp,
     /// Capacity, not what happens to be served.
     pub speed: TokensPerSecond,
+    /// What of it is surely there: less by the estimate's standard deviation, nothing while the worker serves nobody.
+    /// `None` where that is not known apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependable: Option<TokensPerSecond>,
     pub outstanding: Tokens,
     pub in_flight: u32,
     pub usd_per_hour: UsdPerHour,
@@ -33,6 +37,13 @@ pub struct WorkerView {
     /// Its rental ends by itself before long: no capacity to count on, to restart or to take back from a drain.
     #[serde(default)]
     pub ends_soon: bool,
+}
+
+impl WorkerView {
+    /// The capacity that demand may be covered with.
+    pub fn dependable(&self) -> TokensPerSecond {
+        self.dependable.unwrap_or(self.speed)
+    }
 }
 
 /// Requests held because no worker could take them.

@@ -413,6 +413,7 @@ impl Worker {
             phase,
             phase_since,
             speed: self.speed(),
+            dependable: None,
             outstanding: load.outstanding(),
             in_flight: self.in_flight(),
             usd_per_hour: self.price(),

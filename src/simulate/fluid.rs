@@ -401,6 +401,7 @@ impl<'a> World<'a> {
             phase: WorkerPhase::Starting,
             phase_since: self.now,
             speed: group.speed,
+            dependable: None,
             outstanding: Tokens::ZERO,
             in_flight: 0,
             usd_per_hour: group.usd_per_hour,

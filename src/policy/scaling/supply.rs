@@ -168,7 +168,7 @@ impl<'a> Slot<'a> {
         let speed = if view.spare || view.ends_soon {
             0.0
         } else {
-            sane(view.speed.0)
+            sane(view.dependable().0)
         };
         Self {
             view: Some(view),

@@ -139,6 +139,7 @@ fn worker(index: usize, phase: WorkerPhase) -> WorkerView {
         phase,
         phase_since: Timestamp::default(),
         speed: TokensPerSecond(100.0),
+        dependable: None,
         outstanding: Tokens::ZERO,
         in_flight: 0,
         usd_per_hour: UsdPerHour(0.4),
