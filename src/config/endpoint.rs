@@ -9,7 +9,7 @@ use super::section::{Reader, Section, as_written, shown};
 use super::tree::{NOTHING, Node};
 use super::{groups, offers, routes, routing, spending};
 use crate::domain::{
-    Endpoint, EndpointName, HedgeSettings, Interruptible, RequestLimits, ResumeMode,
+    Endpoint, EndpointName, HedgeSettings, Interruptible, LatenessAim, RequestLimits, ResumeMode,
     ResumeSettings, RetrySettings, ScalingSettings, TimeLimits, TokensPerSecond, WaitingSettings,
 };
 
@@ -195,14 +195,28 @@ fn scaling(s: &Section) -> ScalingSettings {
     let inactivity = s.signed_seconds("inactivity_timeout", 300.0, -1.0..=365.0 * DAY_S);
     ScalingSettings {
         min_load: TokensPerSecond(s.number("min_load", 0.0, 0.0..=1e9)),
-        target_util: s.number("target_util", 0.9, 0.01..=1.0),
-        cold_mult: s.number("cold_mult", 1.0, 1.0..=100.0),
+        target_util: s.number_or_auto("target_util", Some(0.9), 0.01..=1.0),
+        cold_mult: s.number_or_auto("cold_mult", Some(1.0), 1.0..=100.0),
+        min_cold_load: TokensPerSecond(s.number("min_cold_load", 0.0, 0.0..=1e9)),
         cold_workers,
         max_workers,
         inactivity_timeout: (inactivity >= 0.0).then(|| Duration::from_secs_f64(inactivity)),
         scale_down_delay: s.duration("scale_down_delay", 120.0, 0.0..=DAY_S),
         drain_backlog_within: s.duration("drain_backlog_within", 60.0, 0.1..=DAY_S),
+        slo: slo(s),
     }
+}
+
+fn slo(s: &Section) -> LatenessAim {
+    let wait = s.duration("target_queue_time", 10.0, 0.1..=DAY_S);
+    let node = s.get("slo").unwrap_or(&NOTHING);
+    let slo = s.reader.section(node, "slo");
+    let aim = LatenessAim {
+        wait: slo.duration("wait", wait.as_secs_f64(), 0.1..=DAY_S),
+        late_share: slo.number("late_share", 0.005, 1e-5..=0.5),
+    };
+    s.show("slo", slo.finish());
+    aim
 }
 
 fn resume_mode(s: &Section) -> ResumeMode {

@@ -236,6 +236,27 @@ impl<'n> Section<'n, '_> {
         number
     }
 
+    /// A number or the word `auto`, which is `None`.
+    pub(super) fn number_or_auto(
+        &self,
+        key: &'static str,
+        default: Option<f64>,
+        range: RangeInclusive<f64>,
+    ) -> Option<f64> {
+        let node = self.get(key);
+        let is_auto = |node: &Node| matches!(&node.kind, Kind::Text(text) if text == "auto");
+        let number = match node {
+            None => default,
+            Some(node) if is_auto(node) => None,
+            Some(node) => self.number_of(node, key, &range).or(default),
+        };
+        match number {
+            Some(number) => self.note(key, number),
+            None => self.note(key, "auto"),
+        }
+        number
+    }
+
     fn number_of(&self, node: &Node, key: &str, range: &RangeInclusive<f64>) -> Option<f64> {
         let expected = || between(range, "");
         let number = match &node.kind {

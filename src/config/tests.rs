@@ -74,7 +74,7 @@ fn defaults_spend_nothing_by_surprise() {
     let scaling = &endpoint.scaling;
     assert_eq!(
         (scaling.min_load.0, scaling.target_util, scaling.cold_mult),
-        (0.0, 0.9, 1.0)
+        (0.0, Some(0.9), Some(1.0))
     );
     assert_eq!((scaling.cold_workers, scaling.max_workers), (0, 16));
     assert_eq!(scaling.inactivity_timeout, Some(Duration::from_secs(300)));

@@ -71,10 +71,13 @@ impl MarketKind {
 pub struct ScalingSettings {
     /// Load for which capacity is kept even without demand.
     pub min_load: TokensPerSecond,
-    /// Share of the running capacity that the load may use, in (0, 1].
-    pub target_util: f64,
-    /// Prepared (running, starting and stopped) capacity as a multiple of the capacity wanted; at least 1.
-    pub cold_mult: f64,
+    /// Share of the running capacity that the load may use, in (0, 1]. `None`: as learned from the load's surprises.
+    pub target_util: Option<f64>,
+    /// Prepared (running, starting and stopped) capacity as a multiple of the capacity wanted; at least 1. `None`: as
+    /// learned from how the load grows within a cold start.
+    pub cold_mult: Option<f64>,
+    /// Load for which prepared capacity is kept even without demand.
+    pub min_cold_load: TokensPerSecond,
     /// Workers kept in existence, running or stopped, whatever the load.
     pub cold_workers: u32,
     /// Most workers in any state.
@@ -88,6 +91,16 @@ pub struct ScalingSettings {
     /// A backlog is planned to be worked off within this time.
     #[serde(with = "super::time::seconds")]
     pub drain_backlog_within: Duration,
+    pub slo: LatenessAim,
+}
+
+/// What the endpoint promises: at most `late_share` of the work waits longer than `wait` at the gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatenessAim {
+    #[serde(with = "super::time::seconds")]
+    pub wait: Duration,
+    /// In (0, 1).
+    pub late_share: f64,
 }
 
 /// Bounds of the waiting room.

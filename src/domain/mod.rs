@@ -26,8 +26,9 @@ pub use choice::{Candidate, Choice, GapLaw, KvRoom, NoWorker, WaitReason};
 pub use client::{Access, ApiKey, KeyLimits, KeyScope, NeedsKey, Secret};
 pub use connection::ConnectionLimits;
 pub use endpoint::{
-    Endpoint, EngineKind, FixedWorker, HedgeSettings, LocalLaunch, MarketKind, RequestLimits,
-    RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, WaitingSettings, WorkerGroup,
+    Endpoint, EngineKind, FixedWorker, HedgeSettings, LatenessAim, LocalLaunch, MarketKind,
+    RequestLimits, RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, WaitingSettings,
+    WorkerGroup,
 };
 pub use ids::{
     AccountId, ClientKey, EndpointName, GroupName, HostId, InstallationId, InstanceId, MachineId,

@@ -31,6 +31,9 @@ pub struct WorkerView {
     pub outstanding: Tokens,
     pub in_flight: u32,
     pub usd_per_hour: UsdPerHour,
+    /// While it is stopped: its storage.
+    #[serde(default)]
+    pub stopped_usd_per_hour: UsdPerHour,
     /// Rented beside another whose start is doubtful: one of the two goes, so it counts as no capacity yet.
     #[serde(default)]
     pub spare: bool,
@@ -60,6 +63,9 @@ pub struct WaitingView {
 pub struct DemandView {
     /// All work that ever arrived: predicted, corrected when a request ends. Never decreases by more than corrections.
     pub arrived_total: Tokens,
+    /// Of it what waited longer than the lateness aim allows.
+    #[serde(default)]
+    pub late_total: Tokens,
     /// When a request last arrived, waited or was in flight.
     pub last_active: Option<Timestamp>,
 }

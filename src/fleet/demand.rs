@@ -8,6 +8,8 @@ use crate::domain::{DemandView, Timestamp, Tokens};
 pub(super) struct Demand {
     /// Thousandths of a token.
     arrived: AtomicI64,
+    /// Thousandths of a token.
+    late: AtomicI64,
     last_active_ms: AtomicU64,
 }
 
@@ -15,6 +17,11 @@ impl Demand {
     pub(super) fn arrived(&self, cost: Tokens, now: Timestamp) {
         self.arrived.fetch_add(thousandths(cost), Relaxed);
         self.active(now);
+    }
+
+    /// What arrived waited too long.
+    pub(super) fn late(&self, cost: Tokens) {
+        self.late.fetch_add(thousandths(cost), Relaxed);
     }
 
     pub(super) fn corrected(&self, predicted: Tokens, actual: Tokens) {
@@ -35,6 +42,7 @@ impl Demand {
         let last = self.last_active_ms.load(Relaxed);
         DemandView {
             arrived_total: Tokens(self.arrived.load(Relaxed) as f64 / 1_000.0),
+            late_total: Tokens(self.late.load(Relaxed) as f64 / 1_000.0),
             last_active: (last > 0).then(|| Timestamp::from_millis(last)),
         }
     }

@@ -190,6 +190,13 @@ impl EndpointFleet {
         self.demand.arrived(cost.total, now);
     }
 
+    /// A request waited so long for a worker, or in vain.
+    pub fn waited(&self, ticket: &Ticket, time: Duration) {
+        if time > self.settings.load().scaling.slo.wait {
+            self.demand.late(ticket.cost.total);
+        }
+    }
+
     /// A request is done; `actual` is what it really cost.
     pub fn settled(&self, predicted: &PredictedCost, actual: &PredictedCost) {
         self.demand.corrected(predicted.total, actual.total);

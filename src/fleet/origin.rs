@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::domain::{Alternative, BenchmarkResult, InstanceState, Timestamp, WorkerId};
+use crate::domain::{Alternative, BenchmarkResult, InstanceState, Timestamp, UsdPerHour, WorkerId};
 
 #[derive(Default)]
 pub struct Origin {
@@ -22,6 +22,8 @@ pub struct Origin {
     ends_soon: AtomicBool,
     /// From the order to start until it was healthy.
     boot_took: Mutex<Duration>,
+    /// What its storage costs while it is stopped.
+    stopped_price: Mutex<UsdPerHour>,
 }
 
 impl Origin {
@@ -32,6 +34,14 @@ impl Origin {
 
     pub fn set_rented_as(&self, offer: Alternative) {
         *self.rented_as.lock() = Some(Arc::new(offer));
+    }
+
+    pub fn stopped_price(&self) -> UsdPerHour {
+        *self.stopped_price.lock()
+    }
+
+    pub fn set_stopped_price(&self, price: UsdPerHour) {
+        *self.stopped_price.lock() = price;
     }
 
     pub fn benchmark(&self) -> Option<BenchmarkResult> {

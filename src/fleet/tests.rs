@@ -17,13 +17,18 @@ fn settings(max_concurrency: Option<u32>, requests_max: usize) -> Endpoint {
         market: MarketKind::Fixed,
         scaling: ScalingSettings {
             min_load: TokensPerSecond::ZERO,
-            target_util: 0.9,
-            cold_mult: 1.0,
+            target_util: Some(0.9),
+            cold_mult: Some(1.0),
+            min_cold_load: TokensPerSecond::ZERO,
             cold_workers: 0,
             max_workers: 16,
             inactivity_timeout: Some(second),
             scale_down_delay: second,
             drain_backlog_within: second,
+            slo: LatenessAim {
+                wait: 10 * second,
+                late_share: 0.005,
+            },
         },
         routing: RoutingSettings::default(),
         waiting: WaitingSettings {

@@ -417,6 +417,7 @@ impl Worker {
             outstanding: load.outstanding(),
             in_flight: self.in_flight(),
             usd_per_hour: self.price(),
+            stopped_usd_per_hour: self.origin.stopped_price(),
             spare: self.origin.spare_of().is_some(),
             ends_soon: self.origin.ends_soon(),
         }

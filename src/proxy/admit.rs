@@ -107,6 +107,7 @@ pub(super) async fn worker_for(
             let began = Instant::now();
             let result = wait(client, endpoint, held, patience).await;
             record.waited(began.elapsed());
+            endpoint.waited(ticket, began.elapsed());
             let outcome = match &result {
                 Ok(_) => "served",
                 Err(NotAdmitted::WaitedTooLong { reason, .. }) => reason.as_str(),

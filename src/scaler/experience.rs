@@ -189,7 +189,9 @@ impl Learned {
             settings: &settings.offers,
             offers: look.offers,
             holdings,
-            floor: TokensPerSecond(scaling.min_load.0 / scaling.target_util.clamp(0.01, 1.0)),
+            floor: TokensPerSecond(
+                scaling.min_load.0 / scaling.target_util.unwrap_or(1.0).clamp(0.01, 1.0),
+            ),
             tried: &tried,
             usd_per_hour_max: look.room,
             boot: settings.times.boot,

@@ -11,7 +11,7 @@ use crate::domain::{
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::policy::lifecycle::{Effect, advance};
-use crate::policy::scaling::GroupSupply;
+use crate::policy::scaling::{GroupSupply, StartOutlook};
 use crate::telemetry::now;
 
 /// No market call holds the scaler longer than this.
@@ -39,6 +39,9 @@ impl Scaler {
         worker.set_market_message(&instance.message);
         let price = self.price_of(endpoint, worker, instance);
         worker.set_price(price);
+        worker
+            .origin
+            .set_stopped_price(instance.storage_usd_per_hour);
         self.books.seen(worker.id(), instance, price, shown_at);
         let settings = endpoint.settings();
         worker.set_address(instance.address, settings.group(&worker.spec.group));
@@ -257,6 +260,7 @@ impl Scaler {
             rentable: best.is_some() && agreed,
             told_apart: best.is_some_and(|best| best.machine.is_some()),
             failures_total: endpoint.failures_of(&group.name),
+            starts: StartOutlook::default(),
         }
     }
 }

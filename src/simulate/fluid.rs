@@ -14,7 +14,7 @@ use crate::domain::{
 };
 use crate::policy::lifecycle::{Effect, advance};
 use crate::policy::scaling::{
-    DecisionRecord, GroupSupply, ScalingInputs, ScalingMemory, plan_scaling,
+    DecisionRecord, GroupSupply, ScalingInputs, ScalingMemory, StartOutlook, plan_scaling,
 };
 
 /// Work that ready workers hold themselves; more waits at the gateway.
@@ -338,6 +338,7 @@ impl<'a> World<'a> {
             },
             demand: DemandView {
                 arrived_total: Tokens(self.arrived),
+                late_total: Tokens::ZERO,
                 last_active: self.last_active,
             },
         }
@@ -355,6 +356,7 @@ impl<'a> World<'a> {
             told_apart: false,
             rentable: taken.count() < group.offered,
             failures_total: self.failures.get(&group.name).copied().unwrap_or(0),
+            starts: StartOutlook::default(),
         }
     }
 
@@ -405,6 +407,7 @@ impl<'a> World<'a> {
             outstanding: Tokens::ZERO,
             in_flight: 0,
             usd_per_hour: group.usd_per_hour,
+            stopped_usd_per_hour: UsdPerHour(0.0),
             spare: false,
             ends_soon: false,
         };

@@ -1,6 +1,7 @@
 //! The production scaling policy over hours of virtual time.
 
 use super::*;
+use crate::domain::LatenessAim;
 use crate::policy::scaling::replay;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -11,13 +12,18 @@ fn scenario(length: Duration) -> Scenario {
     Scenario {
         settings: ScalingSettings {
             min_load: TokensPerSecond(0.0),
-            target_util: 0.85,
-            cold_mult: 1.0,
+            target_util: Some(0.85),
+            cold_mult: Some(1.0),
+            min_cold_load: TokensPerSecond(0.0),
             cold_workers: 0,
             max_workers: 30,
             inactivity_timeout: Some(600 * second),
             scale_down_delay: 180 * second,
             drain_backlog_within: 60 * second,
+            slo: LatenessAim {
+                wait: 10 * second,
+                late_share: 0.005,
+            },
         },
         times: TimeLimits {
             connect: second,
@@ -126,11 +132,11 @@ fn steady_load_never_flaps() {
     for round in 0..20 {
         let load = 1.0 + rng.unit() * 2000.0;
         let mut world = scenario(2 * HOUR);
-        world.settings.cold_mult = if round % 2 == 0 {
+        world.settings.cold_mult = Some(if round % 2 == 0 {
             1.0
         } else {
             1.0 + rng.unit()
-        };
+        });
         world.settings.cold_workers = round % 4;
         let result = checked(&world, |_| load);
         let late = result.between(3600.0, 7201.0);
@@ -253,7 +259,7 @@ fn cold_workers_are_kept_stopped_and_serve_a_burst_before_any_rental_could() {
 #[test]
 fn a_reserve_is_stopped_once_and_stays() {
     let mut world = scenario(2 * HOUR);
-    world.settings.cold_mult = 2.0;
+    world.settings.cold_mult = Some(2.0);
     let result = checked(&world, |_| 400.0);
     let end = result.at(7200.0);
     assert_eq!((end.ready, end.stopped), (5, 5), "{end:?}");

@@ -3,4 +3,5 @@
 
 pub mod chance;
 pub mod fluid;
+pub mod planner;
 pub mod serving;

@@ -58,6 +58,33 @@ pub struct GroupSupply {
     pub rentable: bool,
     /// Workers of this group that ever failed, refused rentals included.
     pub failures_total: u64,
+    #[serde(default)]
+    pub starts: StartOutlook,
+}
+
+/// What it takes to have one more worker of a group, and to have a stopped one back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartOutlook {
+    /// From order to ready.
+    #[serde(with = "crate::domain::seconds")]
+    pub cold: Duration,
+    /// Paid for a cold start before it serves: GPU while it loads, downloads.
+    pub cold_usd: f64,
+    #[serde(with = "crate::domain::seconds")]
+    pub restart: Duration,
+    /// Share of the restarts that fail, in [0, 1].
+    pub restart_fails: f64,
+}
+
+impl Default for StartOutlook {
+    fn default() -> Self {
+        Self {
+            cold: Duration::from_secs(240),
+            cold_usd: 0.0,
+            restart: Duration::from_secs(60),
+            restart_fails: 0.15,
+        }
+    }
 }
 
 /// What one plan leaves for the next. Starts as `default()`; losing it costs time, not correctness: nothing is
@@ -244,9 +271,10 @@ impl ScalingMemory {
         let wanted = if idle || inputs.removed {
             0.0
         } else {
-            sane(settings.min_load.0).max(load.0) / settings.target_util.clamp(0.01, 1.0)
+            sane(settings.min_load.0).max(load.0)
+                / settings.target_util.unwrap_or(1.0).clamp(0.01, 1.0)
         };
-        let prepared_wanted = wanted * sane(settings.cold_mult).max(1.0);
+        let prepared_wanted = wanted * sane(settings.cold_mult.unwrap_or(1.0)).max(1.0);
         let delay = settings.scale_down_delay;
         Need {
             wanted,

@@ -61,7 +61,7 @@ proptest! {
         (cold_workers, max_workers) in (0..5_u32, 0..12_u32),
     ) {
         let fleet = Fleet::new(&phases).with(|settings| {
-            settings.cold_mult = cold_mult;
+            settings.cold_mult = Some(cold_mult);
             settings.cold_workers = cold_workers;
             settings.max_workers = max_workers;
         });

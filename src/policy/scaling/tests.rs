@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::domain::{
-    DemandView, EndpointName, FailureReason, Reason, Release, Tokens, WaitingView, WorkerView,
+    DemandView, EndpointName, FailureReason, LatenessAim, Reason, Release, Tokens, WaitingView,
+    WorkerView,
 };
 
 const START_S: u64 = 10_000;
@@ -10,13 +11,18 @@ const START_S: u64 = 10_000;
 fn settings() -> ScalingSettings {
     ScalingSettings {
         min_load: TokensPerSecond(0.0),
-        target_util: 0.8,
-        cold_mult: 1.0,
+        target_util: Some(0.8),
+        cold_mult: Some(1.0),
+        min_cold_load: TokensPerSecond::ZERO,
         cold_workers: 0,
         max_workers: 20,
         inactivity_timeout: Some(Duration::from_secs(600)),
         scale_down_delay: Duration::from_secs(120),
         drain_backlog_within: Duration::from_secs(60),
+        slo: LatenessAim {
+            wait: Duration::from_secs(10),
+            late_share: 0.005,
+        },
     }
 }
 
@@ -143,6 +149,7 @@ fn worker(index: usize, phase: WorkerPhase) -> WorkerView {
         outstanding: Tokens::ZERO,
         in_flight: 0,
         usd_per_hour: UsdPerHour(0.4),
+        stopped_usd_per_hour: UsdPerHour::ZERO,
         spare: false,
         ends_soon: false,
     }
@@ -156,6 +163,7 @@ fn group(name: &str, speed: f64, usd: f64) -> GroupSupply {
         told_apart: false,
         rentable: true,
         failures_total: 0,
+        starts: StartOutlook::default(),
     }
 }
 
@@ -367,7 +375,7 @@ fn after_sleep_the_fading_memory_of_load_wakes_nobody() {
 
 #[test]
 fn a_reserve_is_rented_and_later_kept_stopped() {
-    let double = |settings: &mut ScalingSettings| settings.cold_mult = 2.0;
+    let double = |settings: &mut ScalingSettings| settings.cold_mult = Some(2.0);
     let fleet = Fleet::new(&[Ready; 2]).with(double).after(150.0, 900);
     fleet.expect(&["rent cheap", "rent cheap"]);
     fleet.expect_reason(|reason| matches!(reason, Reason::PreparedBelowWanted { .. }));
