@@ -12,7 +12,7 @@ use tidegate::simulate::chance::SplitMix;
 use tidegate::simulate::serving::{Arrival, Production, Router, Scenario, run};
 
 use crate::trace::{Trace, TraceRequest};
-use crate::yardsticks::{LeastConnections, PowerOfTwo, RoundRobin};
+use crate::yardsticks::routing::{LeastConnections, PowerOfTwo, RoundRobin};
 use report::{Figures, LiveReport, Report, Row};
 
 /// The load as a share of what the fleet can do with requests of the trace's mean size.
