@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::config::{self, Config, SourceFile};
 use crate::domain::{Offer, OfferId, RentalLabel, UsdPerHour, WorkerId};
 use crate::market::vast::stand_in::{Reply, StandIn};
-use crate::market::{Market, VastMarket};
+use crate::market::{Market, Order, VastMarket};
 use crate::telemetry::Metrics;
 
 /// Method, path and body of each request, by the command that made it.
@@ -61,7 +61,9 @@ async fn requests(search_params: &str, launch_args: &str, interruptible: bool) -
         endpoint: config.endpoints[0].name.clone(),
         worker: WorkerId::new("g-1"),
     };
-    let rented = market.rent(&offer, None, &group, &label).await;
+    let rented = market
+        .rent(&Order::settled(&offer, None, &group, &label))
+        .await;
     rented.expect("rented");
     assert_ne!(offer.id, OfferId::new(""));
     assert!(offer.usd_per_hour > UsdPerHour::ZERO);

@@ -18,6 +18,7 @@ pub(super) fn installation(s: &Section) -> SpendingSettings {
         min_credit: m.optional_number("min_credit", 0.0..=MOST_USD).map(Usd),
         enforce: m.one_of("enforce", &WORDS, default.enforce),
         reserve: m.duration("reserve", default.reserve.as_secs_f64(), 0.0..=DAY_S),
+        price_margin: m.number("price_margin", default.price_margin, 0.0..=1.0),
         credit_interval: m.duration(
             "credit_interval",
             default.credit_interval.as_secs_f64(),

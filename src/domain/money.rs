@@ -178,6 +178,9 @@ pub struct SpendingSettings {
     /// still costs until it is gone.
     #[serde(with = "super::time::seconds")]
     pub reserve: Duration,
+    /// Share by which a price on demand may have moved between the search and the order; so much more is set aside.
+    #[serde(default)]
+    pub price_margin: f64,
     /// How often a market is asked what is left in its account.
     #[serde(with = "super::time::seconds")]
     pub credit_interval: Duration,
@@ -193,6 +196,7 @@ impl Default for SpendingSettings {
             min_credit: None,
             enforce: Enforce::Soft,
             reserve: Duration::from_secs(600),
+            price_margin: 0.03,
             credit_interval: Duration::from_secs(60),
             charges_interval: Duration::from_secs(900),
         }

@@ -74,7 +74,7 @@ pub struct OfferChoice {
     pub offers: usize,
     /// The best first.
     pub alternatives: Vec<Alternative>,
-    /// Where nothing was chosen: the least an offer costs that only money forbids.
+    /// Where nothing was chosen: the least that would have to be set aside for an offer that only money forbids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub too_dear: Option<UsdPerHour>,
 }
@@ -157,6 +157,15 @@ impl Alternative {
             start_s: 0.0,
             life_s: 0.0,
             why_not: None,
+        }
+    }
+
+    /// The most it may turn out to cost: what is bid is paid, and a price on demand may have moved by `margin` since it
+    /// was shown. Who tells machines not apart has one price.
+    pub fn at_most(&self, margin: f64) -> UsdPerHour {
+        match (&self.machine, self.bid) {
+            (Some(_), None) => UsdPerHour(self.usd_per_hour.0 * (1.0 + margin)),
+            _ => self.usd_per_hour,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Market, MarketError};
+use super::{Market, MarketError, Order};
 use crate::domain::{
     EndpointName, FixedWorker, InstallationId, Instance, InstanceId, InstanceState, Offer,
     RentalLabel, UsdPerHour, WorkerGroup, WorkerId,
@@ -51,13 +51,7 @@ impl Market for FixedMarket {
         Ok(Vec::new())
     }
 
-    async fn rent(
-        &self,
-        _offer: &Offer,
-        _bid: Option<UsdPerHour>,
-        _group: &WorkerGroup,
-        _label: &RentalLabel,
-    ) -> Result<InstanceId, MarketError> {
+    async fn rent(&self, _order: &Order<'_>) -> Result<InstanceId, MarketError> {
         Err(MarketError::Refused("fixed workers are not rented".into()))
     }
 

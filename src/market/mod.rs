@@ -19,21 +19,46 @@ use crate::domain::{
     WorkerGroup,
 };
 
+/// What is to be rented.
+pub struct Order<'a> {
+    pub offer: &'a Offer,
+    /// For an interruptible offer; without it the offer's price is bid.
+    pub bid: Option<UsdPerHour>,
+    pub group: &'a WorkerGroup,
+    /// On the machine before it can do anything.
+    pub label: &'a RentalLabel,
+    pub last_word: &'a LastWord<'a>,
+}
+
+#[cfg(test)]
+impl<'a> Order<'a> {
+    /// Of somebody who is asked nothing more.
+    pub(crate) fn settled(
+        offer: &'a Offer,
+        bid: Option<UsdPerHour>,
+        group: &'a WorkerGroup,
+        label: &'a RentalLabel,
+    ) -> Self {
+        Self {
+            offer,
+            bid,
+            group,
+            label,
+            last_word: &|| Ok(()),
+        }
+    }
+}
+
+/// Asked right before a request goes out, after everything that had to be waited for; its error is the order's.
+pub type LastWord<'a> = dyn Fn() -> Result<(), MarketError> + Send + Sync + 'a;
+
 /// A place to rent machines. Every call is bounded in time by its implementation.
 #[async_trait]
 pub trait Market: Send + Sync {
     /// What could be rented now for this group, in no order.
     async fn offers(&self, group: &WorkerGroup) -> Result<Vec<Offer>, MarketError>;
 
-    /// Rents `offer`; an interruptible one at `bid`, without it at the offer's price. The label is on the machine
-    /// before it can do anything.
-    async fn rent(
-        &self,
-        offer: &Offer,
-        bid: Option<UsdPerHour>,
-        group: &WorkerGroup,
-        label: &RentalLabel,
-    ) -> Result<InstanceId, MarketError>;
+    async fn rent(&self, order: &Order<'_>) -> Result<InstanceId, MarketError>;
 
     /// Everything that carries our installation's label: complete, or an error.
     async fn instances(&self) -> Result<Vec<Instance>, MarketError>;
@@ -86,7 +111,7 @@ pub trait Market: Send + Sync {
     async fn changed(&self);
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MarketError {
     /// Nothing happened; another offer may do.
     #[error("offer is gone")]

@@ -5,7 +5,9 @@
 //! limit, `reserve` of everything committed is set aside, at most to the end of that day or month: a machine costs
 //! until it is gone, and a new one before it is of use.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod release;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +17,7 @@ use crate::domain::{
     WorkerId,
 };
 
-/// The part of `reserve` that is left when a machine that was told to go is ended whatever it does.
-const LAST_PART: f64 = 0.05;
+pub use release::{Forced, forced};
 
 /// A machine that costs, or is about to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,10 @@ pub struct Commitment {
     /// Running, or what it will be once it runs; of a stopped one, its storage.
     pub usd_per_hour: UsdPerHour,
     pub speed: TokensPerSecond,
+    /// The most it was let pass for when it was ordered.
+    pub ordered: UsdPerHour,
+    /// Ordered, and of no use yet.
+    pub starting: bool,
     /// Told to go for good already.
     pub going: bool,
 }
@@ -83,6 +88,17 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// The operator's mark.
+    pub fn stopped() -> Self {
+        Self {
+            scope: SpendingScope::Installation,
+            rule: SpendingRule::Stopped,
+            used: 0.0,
+            more: 0.0,
+            limit: 0.0,
+        }
+    }
+
     fn words(&self) -> String {
         let (used, limit) = (usd(self.used), usd(self.limit));
         match self.rule {
@@ -109,15 +125,6 @@ pub fn usd(dollars: f64) -> String {
     fewer.unwrap_or(&text).to_owned()
 }
 
-/// A machine that has to go.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Forced {
-    pub worker: WorkerId,
-    /// The limit is about to be passed: no drain.
-    pub at_once: bool,
-    pub because: Refusal,
-}
-
 /// May `more` be committed for this endpoint?
 pub fn may_commit(
     position: &Position,
@@ -128,7 +135,7 @@ pub fn may_commit(
     now: Timestamp,
 ) -> Result<(), Refusal> {
     if position.stopped {
-        return Err(stopped());
+        return Err(Refusal::stopped());
     }
     // What has no known price could cost anything.
     let more = if more.0.is_finite() {
@@ -210,52 +217,6 @@ pub fn standing(position: &Position, budget: &Budget, now: Timestamp) -> Vec<Lim
                 reached: credit_refusal(position, budget, *market).is_some(),
                 because: None,
             });
-        }
-    }
-    out
-}
-
-/// What has to go now, the worst value first: after the mark everything; where a limit is enforced, as much as is
-/// beyond it. Machines that are going already are named again only once they must not go on draining.
-pub fn forced(position: &Position, budget: &Budget, now: Timestamp) -> Vec<Forced> {
-    let mut out: Vec<Forced> = Vec::new();
-    let order = worst_value_first(&position.commitments);
-    if position.stopped {
-        let staying = order.iter().filter(|commitment| !commitment.going);
-        out.extend(staying.map(|commitment| force(commitment, false, stopped())));
-        return out;
-    }
-    let mut leaving: BTreeSet<&WorkerId> = BTreeSet::new();
-    for commitment in &position.commitments {
-        if commitment.going {
-            leaving.insert(&commitment.worker);
-        }
-    }
-    let endpoints = budget
-        .endpoints
-        .keys()
-        .map(|name| SpendingScope::Endpoint(name.clone()));
-    // Endpoints first: what their own limits release counts for the installation's too.
-    for scope in endpoints.chain([SpendingScope::Installation]) {
-        if enforce(budget, &scope) != Enforce::Hard {
-            continue;
-        }
-        for bound in bounds(position, budget, &scope, now) {
-            release_beyond(&bound, &order, &mut leaving, &mut out);
-        }
-    }
-    if budget.installation.enforce == Enforce::Hard {
-        for commitment in &order {
-            let known = !matches!(
-                position.credits.get(&commitment.market),
-                None | Some(Credit::Unknown)
-            );
-            let refusal = credit_refusal(position, budget, commitment.market);
-            if let Some(refusal) = refusal.filter(|_| known)
-                && leaving.insert(&commitment.worker)
-            {
-                out.push(force(commitment, false, refusal));
-            }
         }
     }
     out
@@ -416,77 +377,6 @@ fn credit_refusal(position: &Position, budget: &Budget, market: MarketKind) -> O
         more: 0.0,
         limit: min.0,
     })
-}
-
-fn stopped() -> Refusal {
-    Refusal {
-        scope: SpendingScope::Installation,
-        rule: SpendingRule::Stopped,
-        used: 0.0,
-        more: 0.0,
-        limit: 0.0,
-    }
-}
-
-/// Fewest tokens a second for a dollar an hour; then by id. What costs nothing is the best value there is.
-fn worst_value_first(commitments: &[Commitment]) -> Vec<&Commitment> {
-    let value = |commitment: &Commitment| {
-        let price = commitment.usd_per_hour.0;
-        if price > 0.0 {
-            commitment.speed.0.max(0.0) / price
-        } else {
-            f64::MAX
-        }
-    };
-    let mut order: Vec<&Commitment> = commitments.iter().collect();
-    order.sort_by(|a, b| {
-        value(a)
-            .total_cmp(&value(b))
-            .then_with(|| a.worker.cmp(&b.worker))
-    });
-    order
-}
-
-/// Lets go of what `bound` does not allow to stay. What is going counts no more, and what still drains is ended when the
-/// limit itself is near.
-fn release_beyond<'a>(
-    bound: &Bound,
-    order: &[&'a Commitment],
-    leaving: &mut BTreeSet<&'a WorkerId>,
-    out: &mut Vec<Forced>,
-) {
-    let last_hours = bound.hours * LAST_PART;
-    let timed = bound.rule != SpendingRule::Hour;
-    let at_once = timed && bound.spent + bound.rate * last_hours > bound.limit;
-    let covered = || order.iter().filter(|commitment| bound.covers(commitment));
-    if at_once {
-        for commitment in covered().filter(|commitment| commitment.usd_per_hour.0 > 0.0) {
-            leaving.insert(&commitment.worker);
-            out.retain(|forced| forced.worker != commitment.worker);
-            out.push(force(commitment, true, bound.refusal(0.0)));
-        }
-        return;
-    }
-    let mut staying: f64 = covered()
-        .filter(|commitment| !leaving.contains(&commitment.worker))
-        .fold(0.0, |sum, commitment| sum + commitment.usd_per_hour.0);
-    for commitment in covered() {
-        if bound.spent + staying * bound.hours <= bound.limit + ROUNDING {
-            return;
-        }
-        if commitment.usd_per_hour.0 > 0.0 && leaving.insert(&commitment.worker) {
-            staying -= commitment.usd_per_hour.0;
-            out.push(force(commitment, false, bound.refusal(0.0)));
-        }
-    }
-}
-
-fn force(commitment: &Commitment, at_once: bool, because: Refusal) -> Forced {
-    Forced {
-        worker: commitment.worker.clone(),
-        at_once,
-        because,
-    }
 }
 
 #[cfg(test)]

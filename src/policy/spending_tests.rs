@@ -23,6 +23,8 @@ fn machine(worker: &str, endpoint: &str, usd_per_hour: f64, speed: f64) -> Commi
         market: MarketKind::Vast,
         usd_per_hour: UsdPerHour(usd_per_hour),
         speed: TokensPerSecond(speed),
+        ordered: UsdPerHour(f64::INFINITY),
+        starting: false,
         going: false,
     }
 }
@@ -94,6 +96,55 @@ fn a_refusal_tells_what_is_used_what_was_asked_for_and_the_limit() {
 
 fn names(forced: &[Forced]) -> Vec<&str> {
     forced.iter().map(|one| one.worker.as_str()).collect()
+}
+
+/// A machine that only starts, let pass for `ordered`.
+fn order(worker: &str, ordered: f64, usd_per_hour: f64) -> Commitment {
+    Commitment {
+        ordered: UsdPerHour(ordered),
+        starting: true,
+        ..machine(worker, "chat", usd_per_hour, 100.0)
+    }
+}
+
+#[test]
+fn an_order_that_came_out_dearer_is_taken_back_where_that_passes_the_limit() {
+    let runs = machine("runs", "chat", 0.5, 100.0);
+    let all = [
+        runs.clone(),
+        order("as-said", 0.5, 0.5),
+        order("bit", 0.5, 0.51),
+        order("much", 0.4, 0.6),
+    ];
+    let taken_back = |limit, enforce| {
+        let position = position(all.to_vec());
+        let forced = forced(&position, &budget(per_hour(limit), enforce), now());
+        forced
+            .iter()
+            .map(|one| one.worker.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert!(taken_back(2.2, Enforce::Soft).is_empty());
+    assert_eq!(taken_back(2.1, Enforce::Soft), ["much"]);
+    assert_eq!(taken_back(1.505, Enforce::Soft), ["much", "bit"]);
+    // What was let pass for what it costs goes only where the limit is enforced.
+    assert_eq!(taken_back(1.0, Enforce::Soft), ["much", "bit"]);
+    assert_eq!(taken_back(2.1, Enforce::Hard), ["much"]);
+}
+
+#[test]
+fn a_machine_that_serves_or_goes_already_is_not_taken_back() {
+    let serves = Commitment {
+        starting: false,
+        ..order("serves", 0.5, 0.9)
+    };
+    let goes = Commitment {
+        going: true,
+        ..order("goes", 0.5, 0.9)
+    };
+    let position = position(vec![serves, goes]);
+    let budget = budget(per_hour(1.0), Enforce::Soft);
+    assert!(forced(&position, &budget, now()).is_empty());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::domain::{
     WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker, WorkerSpec};
-use crate::market::{Market, MarketError};
+use crate::market::{Market, MarketError, Order};
 use crate::policy::spending::Refusal;
 use crate::telemetry::{Metrics, now};
 
@@ -112,7 +112,8 @@ impl Scaler {
             return None;
         };
         // Several may be wanted at once where there is money for one.
-        if self.guard.refuses(endpoint, best.usd_per_hour, at) {
+        let at_most = best.at_most(self.guard.settings().price_margin);
+        if self.guard.refuses(endpoint, at_most, at) {
             return None;
         }
         let id = new_worker_id(&group.name, at);
@@ -139,7 +140,7 @@ impl Scaler {
         let worker = endpoint.add_worker(
             WorkerSpec::new(id.clone(), group),
             WorkerPhase::Starting,
-            best.usd_per_hour,
+            at_most,
             at,
         );
         worker.set_last_reason(reason);
@@ -157,15 +158,27 @@ impl Scaler {
             let (books, guard) = (Arc::clone(&self.books), Arc::clone(&self.guard));
             let (endpoint, agreement) = (Arc::clone(endpoint), Arc::clone(&self.agreement));
             async move {
-                if !agreement.paused(&endpoint, &group.name).is_empty() {
-                    return Err(MarketError::Full("the market and the ledger do not agree".into()));
-                }
-                // The last word before the call.
-                guard
-                    .commit(&endpoint, &worker, price, now())
-                    .map_err(refused)?;
+                let may_go = || {
+                    if !agreement.paused(&endpoint, &group.name).is_empty() {
+                        return Err(MarketError::Full("the market and the ledger do not agree".into()));
+                    }
+                    if worker.phase().0 != WorkerPhase::Starting {
+                        return Err(MarketError::Refused("it is not wanted any more".into()));
+                    }
+                    let committed = guard.commit(&endpoint, &worker, at_most, now());
+                    committed.map_err(refused)
+                };
+                // Before it waits for its turn, so that it does not take it for nothing, and when it has come.
+                may_go()?;
+                let order = Order {
+                    offer: &offer,
+                    bid,
+                    group: &group,
+                    label: &label,
+                    last_word: &may_go,
+                };
                 let begun = now();
-                let instance = market.rent(&offer, bid, &group, &label).await?;
+                let instance = market.rent(&order).await?;
                 let storage = offer.hardware.map(|hardware| hardware.storage_usd_per_hour);
                 let rented_at = midway(begun, now());
                 books.rented(worker.id(), price, storage.unwrap_or_default(), rented_at);

@@ -22,11 +22,18 @@ const TRY_ABOVE: f64 = 0.7;
 /// The offers of one tick, by group.
 pub(super) type Offers = BTreeMap<GroupName, Vec<Offer>>;
 
+/// What one more machine may cost, and by what share a price may move until it is paid.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    pub usd_per_hour: UsdPerHour,
+    pub price_margin: f64,
+}
+
 /// What is on offer at one moment, and what may be spent on one machine.
 pub(super) struct Look<'a> {
     pub endpoint: &'a EndpointFleet,
     pub offers: &'a [Offer],
-    pub room: UsdPerHour,
+    pub room: Room,
     pub draw: Option<u64>,
     pub at: Timestamp,
 }
@@ -54,7 +61,7 @@ impl Experience {
         endpoint: &EndpointFleet,
         rents: impl Iterator<Item = &'a WorkerGroup>,
         offers: &Offers,
-        mut room: UsdPerHour,
+        mut room: Room,
         draw: Option<u64>,
         at: Timestamp,
     ) -> Vec<OfferChoice> {
@@ -72,7 +79,7 @@ impl Experience {
             };
             let choice = learned.choose(&look, group, &holdings, &taken, choose);
             if let Some(best) = choice.best() {
-                room = room - best.usd_per_hour;
+                room.usd_per_hour = room.usd_per_hour - best.at_most(room.price_margin);
                 holdings.push(Holding::of(best));
                 if best.machine.is_some() {
                     taken.push(best.offer.clone());
@@ -193,7 +200,8 @@ impl Learned {
                 scaling.min_load.0 / scaling.target_util.unwrap_or(1.0).clamp(0.01, 1.0),
             ),
             tried: &tried,
-            usd_per_hour_max: look.room,
+            usd_per_hour_max: look.room.usd_per_hour,
+            price_margin: look.room.price_margin,
             boot: settings.times.boot,
             least_life: 2 * settings.times.boot + settings.times.drain,
         };

@@ -225,6 +225,9 @@ impl Guard {
     ) -> Result<(), Refusal> {
         // Two that ask at once must not both be let pass for what is left.
         let _turn = self.one_at_a_time.lock();
+        if self.stop_mark.try_exists().unwrap_or(false) {
+            return Err(Refusal::stopped());
+        }
         self.check(endpoint, Some(worker.id()), price, now)
             .inspect_err(|refusal| {
                 let wish = Wish::Restart(worker.id().clone());
@@ -412,8 +415,19 @@ impl Guard {
             market,
             usd_per_hour,
             speed: worker.speed(),
+            ordered: self.ordered(worker),
+            starting: phase.is_starting(),
             going: then_gone || phase.is_ending(),
         }
+    }
+}
+
+impl Guard {
+    /// The most a worker's order was let pass for; what was not chosen among prices has none.
+    fn ordered(&self, worker: &Worker) -> UsdPerHour {
+        let margin = self.settings().price_margin;
+        let rented = worker.origin.rented_as();
+        rented.map_or(UsdPerHour(f64::INFINITY), |offer| offer.at_most(margin))
     }
 }
 

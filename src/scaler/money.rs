@@ -404,10 +404,11 @@ impl Scaler {
             let price = endpoint.worker(worker)?.price();
             Some((Wish::Restart(worker.clone()), price))
         });
+        let price_margin = self.guard.settings().price_margin;
         let mut ordered = UsdPerHour::ZERO;
         let rents = choices.iter().filter_map(|choice| {
             if let Some(best) = choice.best() {
-                ordered += best.usd_per_hour;
+                ordered += best.at_most(price_margin);
             }
             let price = choice.too_dear?;
             Some((Wish::CheapestOffer, price + ordered))

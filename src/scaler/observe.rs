@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Scaler;
-use super::experience::{Look, Offers};
+use super::experience::{Look, Offers, Room};
 use crate::domain::{
     Instance, MarketKind, Offer, OfferChoice, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup,
     WorkerPhase,
@@ -219,9 +219,12 @@ impl Scaler {
     }
 
     /// The dearest machine that may be rented now; below nothing where none may.
-    pub(super) fn room(&self, endpoint: &EndpointFleet) -> UsdPerHour {
+    pub(super) fn room(&self, endpoint: &EndpointFleet) -> Room {
         let room = self.guard.headroom(endpoint, None, now());
-        room.unwrap_or(UsdPerHour(f64::NEG_INFINITY))
+        Room {
+            usd_per_hour: room.unwrap_or(UsdPerHour(f64::NEG_INFINITY)),
+            price_margin: self.guard.settings().price_margin,
+        }
     }
 
     /// What would be rented next of a group, by expectations alone.

@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::domain::{
-    AccountId, EndpointName, InstallationId, Instance, InstanceId, InstanceState, Offer, OfferId,
-    RentalLabel, UsdPerHour, WorkerGroup, WorkerId,
+    AccountId, EndpointName, Hardware, HostId, InstallationId, Instance, InstanceId, InstanceState,
+    MachineId, MachineKey, Offer, OfferId, RentalLabel, Usd, UsdPerHour, WorkerGroup, WorkerId,
 };
-use crate::market::{Inventory, Market, MarketError};
+use crate::market::{Inventory, Market, MarketError, Order};
 
 pub const PRICE: f64 = 1.0;
 /// How often it may be listed.
@@ -37,6 +37,10 @@ pub struct Faults {
     pub lost_calls: u32,
     /// So many creates are answered with a machine that never comes to be.
     pub silent_deaths: u32,
+    /// Nothing is ended.
+    pub keeps: bool,
+    /// Orders are not sent yet.
+    pub orders_wait: bool,
     /// The key is refused: the account is silent.
     pub silent: bool,
     /// Of a hundred calls each, by chance.
@@ -51,6 +55,8 @@ impl Default for Faults {
             lost_answers: 0,
             lost_calls: 0,
             silent_deaths: 0,
+            keeps: false,
+            orders_wait: false,
             silent: false,
             chance_pct: 0,
         }
@@ -66,8 +72,13 @@ pub struct World {
     pub creates: Vec<(RentalLabel, Instant)>,
     pub destroyed: Vec<InstanceId>,
     pub starts: u32,
+    pub refused_ends: u32,
     /// Most dollars an hour that ever existed at once.
     pub peak: f64,
+    /// On offer; empty: machines that nobody tells apart, as many as are wanted.
+    pub offers: Vec<Offer>,
+    /// What is charged for what was rented, as a share of what its offer said.
+    pub price_factor: Option<f64>,
     pub faults: Faults,
     listings: u64,
     next: u64,
@@ -107,7 +118,7 @@ impl Scripted {
             endpoint: EndpointName::new("chat"),
             worker: WorkerId::new(worker),
         };
-        self.0.lock().make(&label)
+        self.0.lock().make(&label, None)
     }
 
     pub fn has(&self, id: &InstanceId) -> bool {
@@ -116,18 +127,51 @@ impl Scripted {
     }
 }
 
+/// A machine of its own, as good as all others.
+pub fn machine(id: &str, usd_per_hour: f64) -> Offer {
+    Offer {
+        hardware: Some(Hardware {
+            machine: MachineKey {
+                host: HostId::new(format!("host-{id}")),
+                machine: MachineId::new(id),
+            },
+            gpu_name: "RTX 4090".into(),
+            gpu_count: 1,
+            gpu_ram_mb_each: 24_564.0,
+            dlperf: 100.0,
+            reliability: 0.99,
+            location: format!("somewhere near {id}"),
+            verified: true,
+            down_mbit_per_s: 1_000.0,
+            down_usd_per_gb: Usd::ZERO,
+            up_usd_per_gb: Usd::ZERO,
+            storage_usd_per_hour: UsdPerHour::ZERO,
+            available_for: Duration::from_secs(30 * 86_400),
+        }),
+        ..Offer::plain(OfferId::new(id), UsdPerHour(usd_per_hour))
+    }
+}
+
 impl World {
-    fn make(&mut self, label: &RentalLabel) -> InstanceId {
+    fn make(&mut self, label: &RentalLabel, order: Option<&Order<'_>>) -> InstanceId {
         self.next += 1;
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let id = InstanceId::new(self.next.to_string());
-        let machine = Instance::plain(
+        let offer = order.map(|order| order.offer);
+        let bid = order.and_then(|order| order.bid);
+        let price = bid.or(offer.map(|offer| offer.usd_per_hour));
+        let price = price.map_or(PRICE, |price| price.0) * self.price_factor.unwrap_or(1.0);
+        let mut machine = Instance::plain(
             id.clone(),
             label.clone(),
             InstanceState::Running,
             Some(address),
-            UsdPerHour(PRICE),
+            UsdPerHour(price),
         );
+        let hardware = offer.and_then(|offer| offer.hardware.as_ref());
+        machine.machine = hardware.map(|hardware| hardware.machine.clone());
+        machine.gpu_name = hardware.map(|hardware| hardware.gpu_name.clone());
+        machine.interruptible = bid.is_some();
         self.machines.insert(self.next, machine);
         let price: f64 = self.machines.values().map(|one| one.usd_per_hour.0).sum();
         self.peak = self.peak.max(price);
@@ -154,7 +198,8 @@ impl World {
         Ok(())
     }
 
-    fn rent(&mut self, label: &RentalLabel) -> Result<InstanceId, MarketError> {
+    fn rent(&mut self, order: &Order<'_>) -> Result<InstanceId, MarketError> {
+        let label = order.label;
         self.creates.push((label.clone(), Instant::now()));
         if take(&mut self.faults.lost_calls) || self.happens() {
             return Err(MarketError::Unavailable("no answer".into()));
@@ -163,7 +208,7 @@ impl World {
             self.next += 1;
             return Ok(InstanceId::new(self.next.to_string()));
         }
-        let id = self.make(label);
+        let id = self.make(label, Some(order));
         if take(&mut self.faults.lost_answers) || self.happens() {
             return Err(MarketError::Unavailable("answer lost".into()));
         }
@@ -203,19 +248,21 @@ fn take(left: &mut u32) -> bool {
 impl Market for Scripted {
     async fn offers(&self, _group: &WorkerGroup) -> Result<Vec<Offer>, MarketError> {
         self.with(World::is_down)?;
-        let offer = Offer::plain(OfferId::new("any"), UsdPerHour(PRICE));
-        Ok(vec![offer])
+        let offers = self.with(|world| world.offers.clone());
+        if offers.is_empty() {
+            let any = Offer::plain(OfferId::new("any"), UsdPerHour(PRICE));
+            return Ok(vec![any]);
+        }
+        Ok(offers)
     }
 
-    async fn rent(
-        &self,
-        _offer: &Offer,
-        _bid: Option<UsdPerHour>,
-        _group: &WorkerGroup,
-        label: &RentalLabel,
-    ) -> Result<InstanceId, MarketError> {
+    async fn rent(&self, order: &Order<'_>) -> Result<InstanceId, MarketError> {
         tokio::time::sleep(Duration::from_millis(3)).await;
-        self.with(|world| world.rent(label))
+        while self.with(|world| world.faults.orders_wait) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        (order.last_word)()?;
+        self.with(|world| world.rent(order))
     }
 
     async fn instances(&self) -> Result<Vec<Instance>, MarketError> {
@@ -257,6 +304,10 @@ impl Market for Scripted {
     async fn destroy(&self, id: &InstanceId) -> Result<(), MarketError> {
         self.with(|world| {
             world.is_down()?;
+            if world.faults.keeps {
+                world.refused_ends += 1;
+                return Err(MarketError::Unavailable("not now".into()));
+            }
             world.machines.retain(|_, machine| machine.id != *id);
             world.destroyed.push(id.clone());
             Ok(())

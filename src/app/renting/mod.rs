@@ -3,6 +3,7 @@
 mod accounts;
 mod chaos;
 mod market;
+mod prices;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::config::{self, SourceFile};
 use crate::domain::{RentalState, WorkerEvent, WorkerPhase};
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::ledger::Ledger;
-use crate::market::FixedMarket;
+use crate::market::{FixedMarket, Market};
 use crate::scaler::{Markets, Scaler};
 use crate::telemetry::{DecisionLog, Metrics, now};
 use market::{INTERVAL, PRICE, Scripted, Show};
@@ -41,6 +42,14 @@ fn endpoint(name: &str, workers: u32) -> String {
     )
 }
 
+/// The same where machines are told apart and have prices of their own; `more` is further settings.
+fn rented_endpoint(workers: u32, more: &str) -> String {
+    format!(
+        "endpoint_name: chat\nmarket: vast\nmin_load: {}\ntarget_util: 1\nbenchmark: off\noffers: {{race: 0}}\ntimeouts: {{drain: 0.2, drain_limit: 1}}\n{more}\nworker_groups:\n  - {{name: g, engine: tgi, search_params: num_gpus=1, launch_args: \"--image i --disk 10 --ssh --env '-p 80:80' --onstart-cmd serve\", tokens_per_second: 100, image_gb: 0, model_gb: 0}}\n",
+        workers * 100
+    )
+}
+
 impl Gateway {
     fn start(dir: &Path, market: &Arc<Scripted>, server: &str, endpoints: &[String]) -> Self {
         let source = |name: String, text: &str| SourceFile {
@@ -53,16 +62,19 @@ impl Gateway {
             .map(|(n, text)| source(format!("e{n}.yaml"), text))
             .collect();
         let server = source("tidegate.yaml".to_owned(), server);
-        let config = config::parse(&server, &files, &|_| None).expect("configuration");
+        let key = |name: &str| (name == "VAST_API_KEY").then(|| "k".to_owned());
+        let config = config::parse(&server, &files, &key).expect("configuration");
+        let is_vast = endpoints.iter().any(|text| text.contains("market: vast"));
         let fleet = Fleet::new(&config.endpoints);
         let ledger = Arc::new(Ledger::open(dir, now()).expect("ledger"));
         let decisions = DecisionLog::open(&dir.join("decisions.jsonl")).expect("log");
+        let none = || Arc::new(FixedMarket::new(ledger.installation(), Vec::new()));
         let scaler = Scaler::new(
             Arc::clone(&fleet),
             Markets {
-                local: market.clone(),
-                fixed: Arc::new(FixedMarket::new(ledger.installation(), Vec::new())),
-                vast: None,
+                local: if is_vast { none() } else { market.clone() },
+                fixed: none(),
+                vast: is_vast.then(|| market.clone() as Arc<dyn Market>),
             },
             Arc::clone(&ledger),
             Arc::new(Metrics::new().expect("metrics")),

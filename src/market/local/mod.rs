@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::{Market, MarketError};
+use super::{Market, MarketError, Order};
 use crate::domain::{
     InstallationId, Instance, InstanceId, InstanceState, LocalLaunch, Offer, OfferId, RentalLabel,
     Source, Timestamp, UsdPerHour, WorkerGroup,
@@ -260,20 +260,16 @@ impl Market for LocalMarket {
         Ok(vec![Offer::plain(id, group.usd_per_hour)])
     }
 
-    async fn rent(
-        &self,
-        offer: &Offer,
-        _bid: Option<UsdPerHour>,
-        group: &WorkerGroup,
-        label: &RentalLabel,
-    ) -> Result<InstanceId, MarketError> {
+    async fn rent(&self, order: &Order<'_>) -> Result<InstanceId, MarketError> {
         self.look_after_adopted();
-        let launch = launch_of(group)?;
-        if label.installation != self.settings.installation {
+        let launch = launch_of(order.group)?;
+        if order.label.installation != self.settings.installation {
             return Err(MarketError::Refused("label of another installation".into()));
         }
         let this = self.this()?;
-        let (id, order) = self.enter(Record::new(label, offer.usd_per_hour, launch))?;
+        (order.last_word)()?;
+        let record = Record::new(order.label, order.offer.usd_per_hour, launch);
+        let (id, order) = self.enter(record)?;
         tokio::spawn(this.boot(id.clone(), order, launch.boot_time));
         self.news.notify_one();
         Ok(id)

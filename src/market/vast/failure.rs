@@ -17,6 +17,8 @@ const RETRY_AFTER_MAX_S: f64 = 60.0;
 pub(super) enum Failure {
     /// Not sent: too many calls wait for their turn.
     Busy,
+    /// Not sent: whoever wanted it wants it no more.
+    Forbidden(MarketError),
     /// Not sent: no connection.
     NotSent(String),
     /// Refused for haste, and perhaps told when to come back.
@@ -114,6 +116,7 @@ impl Failure {
     pub(super) fn as_str(&self) -> &'static str {
         match self {
             Failure::Busy => "busy",
+            Failure::Forbidden(_) => "forbidden",
             Failure::NotSent(_) => "not_sent",
             Failure::TooFast { .. } => "too_fast",
             Failure::QuotaUsedUp { .. } => "quota_used_up",
@@ -190,6 +193,7 @@ impl Failure {
             Failure::Busy | Failure::NotSent(_) | Failure::TooFast { .. } => {
                 MarketError::Full(self.text())
             }
+            Failure::Forbidden(why) => why,
             Failure::Said(said) if said.status >= 500 => MarketError::Unavailable(said.text()),
             Failure::Said(said) if said.is_about_the_key() => MarketError::Refused(said.text()),
             Failure::Said(said) if said.is_about_the_offer() => MarketError::OfferGone,
@@ -219,6 +223,7 @@ impl Failure {
     pub(super) fn text(&self) -> String {
         match self {
             Failure::Busy => "too many calls wait for their turn".to_owned(),
+            Failure::Forbidden(why) => why.to_string(),
             Failure::NotSent(why) => format!("no connection: {why}"),
             Failure::TooFast { .. } => "too many calls for the market".to_owned(),
             Failure::QuotaUsedUp { .. } => "the day's searches are used up".to_owned(),

@@ -30,11 +30,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Inventory, Market, MarketError};
+use super::{Inventory, Market, MarketError, Order};
 use crate::domain::{
     Account as AccountState, AccountId, Charge, InstallationId, Instance, InstanceId,
-    InstanceState, Offer, RentalLabel, Secret, Source, Timestamp, UsdPerHour, VastLaunch,
-    WorkerGroup,
+    InstanceState, Offer, Secret, Source, Timestamp, UsdPerHour, VastLaunch, WorkerGroup,
 };
 use crate::telemetry::{Metrics, now};
 use accounts::Accounts;
@@ -260,25 +259,23 @@ impl Market for VastMarket {
         }
     }
 
-    async fn rent(
-        &self,
-        offer: &Offer,
-        bid: Option<UsdPerHour>,
-        group: &WorkerGroup,
-        label: &RentalLabel,
-    ) -> Result<InstanceId, MarketError> {
-        let launch = launch_of(group)?;
+    async fn rent(&self, order: &Order<'_>) -> Result<InstanceId, MarketError> {
+        let (offer, launch) = (order.offer, launch_of(order.group)?);
         let account = self.account_of(launch)?;
         let ask = number_of(offers::ask_of(&offer.id))?;
         let usual = || launch.launch.bid_price.unwrap_or(offer.usd_per_hour.0);
-        let price = offer
-            .interruptible
-            .then(|| bid.map_or_else(usual, |bid| bid.0).clamp(BIDS.0, BIDS.1));
+        let price = offer.interruptible.then(|| {
+            order
+                .bid
+                .map_or_else(usual, |bid| bid.0)
+                .clamp(BIDS.0, BIDS.1)
+        });
         let preamble = self.preamble();
-        let body = create::body(launch, price, label, preamble.as_ref());
+        let body = create::body(launch, price, order.label, preamble.as_ref());
         let path = format!("/api/v0/asks/{ask}/");
         let mut call = Call::new(Kind::Create, Method::PUT, &path);
         call.body = Some(&body);
+        call.last_word = Some(order.last_word);
         let answer = self.transport.call(&account, &call, self.scale()).await;
         let rented = answer.map_err(Failure::of_creating).and_then(|answer| {
             match rows::id(&answer, "new_contract") {

@@ -7,8 +7,9 @@ use reqwest::redirect::Policy;
 use serde_json::Value;
 use std::sync::Arc;
 
+use super::super::LastWord;
 use super::failure::{Failure, Said};
-use super::limiter::{Kind, Limiter};
+use super::limiter::{Busy, Kind, Limiter};
 use crate::domain::{AccountId, Secret};
 use crate::telemetry::Metrics;
 
@@ -46,6 +47,8 @@ pub(super) struct Call<'a> {
     pub(super) body: Option<&'a Value>,
     /// Longest wait for a turn; `None`: the usual.
     pub(super) patience: Option<Duration>,
+    /// Asked when its turn has come.
+    pub(super) last_word: Option<&'a LastWord<'a>>,
 }
 
 impl<'a> Call<'a> {
@@ -57,6 +60,7 @@ impl<'a> Call<'a> {
             query: &[],
             body: None,
             patience: None,
+            last_word: None,
         }
     }
 }
@@ -96,9 +100,13 @@ impl Transport {
             let turn = self
                 .limiter
                 .turn(account.number, call.kind, scale, patience);
-            let result = match turn.await {
+            let allowed = |()| match call.last_word.map(|ask| ask()) {
+                Some(Err(why)) => Err(Failure::Forbidden(why)),
+                Some(Ok(())) | None => Ok(()),
+            };
+            let result = match turn.await.map_err(|Busy| Failure::Busy).and_then(allowed) {
                 Ok(()) => self.send(account, call).await,
-                Err(_) => Err(Failure::Busy),
+                Err(failure) => Err(failure),
             };
             self.count(call.kind, &result);
             match result {

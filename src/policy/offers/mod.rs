@@ -45,6 +45,8 @@ pub struct Situation<'a> {
     pub tried: &'a [OfferId],
     /// What one more machine may cost.
     pub usd_per_hour_max: UsdPerHour,
+    /// Share by which a price may have moved since it was shown.
+    pub price_margin: f64,
     /// From rental to healthy; what takes longer is given up.
     pub boot: Duration,
     /// What can be had for less is left again before it is of use.
@@ -145,7 +147,7 @@ fn judge(
                 why_not: if price.is_nan() {
                     Some(WhyNot::Unreadable)
                 } else {
-                    above_limit(situation, offer.usd_per_hour)
+                    above_limit(situation, alternative.at_most(situation.price_margin))
                 },
                 ..alternative
             },
@@ -178,35 +180,30 @@ fn judge(
     });
     let dearer = host.penalty(now) * spread::dearness(hardware, speed, situation.holdings);
     let banned = host.banned_until(now);
+    let mut alternative = Alternative {
+        offer: offer.id.clone(),
+        machine: Some(hardware.machine.clone()),
+        gpu_name: hardware.gpu_name.clone(),
+        gpu_count: hardware.gpu_count,
+        location: hardware.location.clone(),
+        interruptible: offer.interruptible,
+        usd_per_hour,
+        bid,
+        tokens_per_second: TokensPerSecond(speed),
+        stated_tokens_per_second: TokensPerSecond(stated),
+        usd_per_million_tokens: expected * 1e6,
+        chance,
+        start_s: outlook.start_s,
+        life_s: outlook.life_s,
+        why_not: None,
+    };
+    alternative.why_not = objection(situation, offer, hardware, &alternative, banned);
     Judged {
         score: drawn * dearer,
         expected: expected * dearer,
         plain: false,
         seen: belief.class_seen,
-        alternative: Alternative {
-            offer: offer.id.clone(),
-            machine: Some(hardware.machine.clone()),
-            gpu_name: hardware.gpu_name.clone(),
-            gpu_count: hardware.gpu_count,
-            location: hardware.location.clone(),
-            interruptible: offer.interruptible,
-            usd_per_hour,
-            bid,
-            tokens_per_second: TokensPerSecond(speed),
-            stated_tokens_per_second: TokensPerSecond(stated),
-            usd_per_million_tokens: expected * 1e6,
-            chance,
-            start_s: outlook.start_s,
-            life_s: outlook.life_s,
-            why_not: objection(
-                situation,
-                offer,
-                hardware,
-                (usd_per_hour, bid),
-                speed,
-                banned,
-            ),
-        },
+        alternative,
     }
 }
 
@@ -242,11 +239,11 @@ fn objection(
     situation: &Situation,
     offer: &Offer,
     hardware: &Hardware,
-    (usd_per_hour, bid): (UsdPerHour, Option<UsdPerHour>),
-    speed: f64,
+    judged: &Alternative,
     banned: Option<Timestamp>,
 ) -> Option<WhyNot> {
-    let priced = usd_per_hour.0.is_finite() && usd_per_hour.0 >= 0.0;
+    let (price, speed) = (judged.usd_per_hour.0, judged.tokens_per_second.0);
+    let priced = price.is_finite() && price >= 0.0;
     if !(priced && speed.is_finite() && speed > 0.0) {
         return Some(WhyNot::Unreadable);
     }
@@ -270,7 +267,7 @@ fn objection(
         if most.is_some_and(|most| bid::gpu_price(offer) > most) {
             return Some(WhyNot::AboveBidPrice);
         }
-        if bid.is_none() {
+        if judged.bid.is_none() {
             return Some(WhyNot::BidTooHigh);
         }
     }
@@ -283,7 +280,7 @@ fn objection(
         return Some(why);
     }
     // Last of what forbids: whatever is above the limit could be rented if there were more money.
-    if let Some(above) = above_limit(situation, usd_per_hour) {
+    if let Some(above) = above_limit(situation, judged.at_most(situation.price_margin)) {
         return Some(above);
     }
     if hardware.available_for < 2 * situation.settings.horizon {
@@ -361,7 +358,7 @@ fn explain(
     let offers = judged.len();
     let too_dear = match taken {
         Some(_) => None,
-        None => least_above_limit(&judged),
+        None => least_above_limit(&judged, situation.price_margin),
     };
     let alternatives = judged.into_iter().map(|one| {
         let mut alternative = one.alternative;
@@ -384,11 +381,11 @@ fn explain(
     }
 }
 
-fn least_above_limit(judged: &[Judged]) -> Option<UsdPerHour> {
+fn least_above_limit(judged: &[Judged], price_margin: f64) -> Option<UsdPerHour> {
     let above = judged.iter().map(|one| &one.alternative);
     above
         .filter(|one| one.why_not == Some(WhyNot::AboveLimit))
-        .map(|one| one.usd_per_hour)
+        .map(|one| one.at_most(price_margin))
         .min_by(|a, b| a.0.total_cmp(&b.0))
 }
 

@@ -20,6 +20,7 @@ struct Market {
     floor: f64,
     tried: Vec<OfferId>,
     room: f64,
+    price_margin: f64,
     boot: Duration,
     speeds: SpeedBeliefs,
     hosts: BTreeMap<MachineKey, Reputation>,
@@ -56,6 +57,7 @@ fn market(offers: Vec<Offer>) -> Market {
         floor: 0.0,
         tried: Vec::new(),
         room: f64::INFINITY,
+        price_margin: 0.0,
         boot: Duration::from_secs(2_400),
         speeds: SpeedBeliefs::default(),
         hosts: BTreeMap::new(),
@@ -72,6 +74,7 @@ impl Market {
             floor: TokensPerSecond(self.floor),
             tried: &self.tried,
             usd_per_hour_max: UsdPerHour(self.room),
+            price_margin: self.price_margin,
             boot: self.boot,
             least_life: 2 * self.boot,
         };
@@ -351,6 +354,22 @@ fn what_the_spending_limits_do_not_leave_room_for_is_not_rented() {
     assert_eq!(*why(&market.takes("b"), "a"), WhyNot::AboveLimit);
     market.room = f64::NEG_INFINITY;
     assert_eq!(market.choose(None).rule, ChoiceRule::NoneFits);
+}
+
+#[test]
+fn what_a_price_may_move_by_has_to_fit_too_and_a_bid_does_not_move() {
+    let mut bid = offer("bid", "RTX 3090", 0.9);
+    bid.interruptible = true;
+    let mut market = market(vec![offer("a", "RTX 3090", 1.0), bid]);
+    market.price_margin = 0.05;
+    market.settings.interruptible = Interruptible::Never;
+    market.room = 1.05;
+    market.takes("a");
+    market.room = 1.04;
+    assert_eq!(market.choose(None).too_dear, Some(UsdPerHour(1.05)));
+    market.offers.remove(0);
+    market.settings.interruptible = Interruptible::All;
+    market.takes("bid");
 }
 
 #[test]

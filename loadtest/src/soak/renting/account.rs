@@ -35,8 +35,16 @@ impl Machine {
         label.starts_with("tidegate/") && !label.starts_with("tidegate/foreign")
     }
 
-    fn usd_per_hour_now(&self) -> f64 {
+    pub fn usd_per_hour_now(&self) -> f64 {
         self.gpu_usd_per_hour_now + self.storage_usd_per_hour_now
+    }
+}
+
+impl Machine {
+    /// The rental that it is.
+    pub fn worker(&self) -> &str {
+        let label = self.label.as_deref().unwrap_or_default();
+        label.rsplit('/').next().unwrap_or_default()
     }
 }
 
@@ -48,9 +56,11 @@ impl fmt::Display for Machine {
 }
 
 /// What was seen over a run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Watch {
     pub most_usd_per_hour: f64,
+    /// What made it so.
+    pub machines: Vec<Machine>,
 }
 
 pub struct Watching {
@@ -68,7 +78,12 @@ pub fn watch(market: &Arc<FakeVast>) -> Watching {
             // A look that fails is made up for by the next one.
             if let Ok(own) = stage::own(&market).await {
                 let usd_per_hour = own.iter().map(Machine::usd_per_hour_now).sum();
-                watch.most_usd_per_hour = watch.most_usd_per_hour.max(usd_per_hour);
+                if usd_per_hour > watch.most_usd_per_hour {
+                    watch = Watch {
+                        most_usd_per_hour: usd_per_hour,
+                        machines: own,
+                    };
+                }
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -22,6 +22,14 @@ pub fn open_rentals(state_dir: &Path) -> Result<BTreeMap<String, Option<String>>
     Ok(rentals.collect::<rusqlite::Result<_>>()?)
 }
 
+/// For what each rental was ordered, in dollars an hour.
+pub fn ordered(state_dir: &Path) -> Result<BTreeMap<String, f64>> {
+    let ledger = open(state_dir)?;
+    let mut rows = ledger.prepare("SELECT worker, usd_per_hour FROM rentals")?;
+    let rentals = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rentals.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Dollars of all time, corrections by the bill included; and of those what was reckoned without the bill.
 pub fn spent(state_dir: &Path) -> Result<(f64, f64)> {
     let sum = "SELECT total(usd), total(CASE source WHEN 'accrued' THEN usd END) FROM spend";

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::account::{Machine, watch};
+use super::account::{Machine, Watch, watch};
+use super::books;
 use super::stage::{self, ENDPOINT, Rules};
 use crate::harness::{FakeVast, Gateway, wait_until};
 use crate::soak::Section;
@@ -121,8 +122,12 @@ async fn one(seed: u64, options: &LeaksOptions) -> Result<Run> {
     let gateway = disturb(&market, gateway, &mut dice, options, &mut run).await?;
     market.set_faults(&json!({"clear": true})).await?;
     settle(&market, &gateway, &mut run).await?;
-    run.most_usd_per_hour = watching.end().await?.most_usd_per_hour;
+    let watch = watching.end().await?;
+    run.most_usd_per_hour = watch.most_usd_per_hour;
     judge(&market, &foreign, &mut run).await?;
+    if watch.most_usd_per_hour > LIMIT_USD_PER_HOUR {
+        run.complaints.push(passed(&watch, &gateway)?);
+    }
     Ok(run)
 }
 
@@ -239,13 +244,20 @@ async fn judge(market: &FakeVast, foreign: &[u64], run: &mut Run) -> Result<()> 
                 .push(format!("foreign instance {id} was touched: {call}"));
         }
     }
-    if run.most_usd_per_hour > LIMIT_USD_PER_HOUR {
-        let most = run.most_usd_per_hour;
-        run.complaints.push(format!(
-            "the limit of {LIMIT_USD_PER_HOUR} $/h was passed: {most:.4}"
-        ));
-    }
     Ok(())
+}
+
+/// Which machines passed the limit, and for what each was ordered.
+fn passed(watch: &Watch, gateway: &Gateway) -> Result<String> {
+    let ordered = books::ordered(&gateway.config.state_dir())?;
+    let lines = watch.machines.iter().map(|machine| {
+        let (owes, ordered) = (machine.usd_per_hour_now(), ordered.get(machine.worker()));
+        format!("\n  {machine} owes {owes:.4} and was ordered for {ordered:?}")
+    });
+    let (most, lines) = (watch.most_usd_per_hour, lines.collect::<String>());
+    Ok(format!(
+        "the limit of {LIMIT_USD_PER_HOUR} $/h was passed: {most:.4}{lines}"
+    ))
 }
 
 impl Run {

@@ -117,7 +117,9 @@ async fn slots_bound_what_is_rented_and_a_stopped_worker_keeps_its_slot() {
     market.stop(&first).await.expect("stop");
 
     assert!(market.offers(&group).await.expect("offers").is_empty());
-    let refused = market.rent(&offer, None, &group, &site.label("w3")).await;
+    let refused = market
+        .rent(&Order::settled(&offer, None, &group, &site.label("w3")))
+        .await;
     assert!(matches!(refused, Err(MarketError::Full(_))), "{refused:?}");
     market.destroy(&first).await.expect("destroy");
     rent(&market, &group, &site.label("w3")).await;
@@ -134,7 +136,12 @@ async fn slots_are_not_oversold_to_renters_at_the_same_time() {
     for n in 0..10 {
         let (market, offer, group) = (Arc::clone(&market), offer.clone(), group.clone());
         let label = site.label(&format!("w{n}"));
-        renters.spawn(async move { market.rent(&offer, None, &group, &label).await.is_ok() });
+        renters.spawn(async move {
+            market
+                .rent(&Order::settled(&offer, None, &group, &label))
+                .await
+                .is_ok()
+        });
     }
     let served = renters
         .join_all()
@@ -344,7 +351,9 @@ async fn at_the_end_everything_is_ended_and_nothing_begins() {
     assert!(begun.elapsed() < Duration::from_secs(8));
     lost.wait().expect("wait");
     assert!(market.instances().await.expect("listing").is_empty());
-    let refused = market.rent(&offer, None, &group, &site.label("w3")).await;
+    let refused = market
+        .rent(&Order::settled(&offer, None, &group, &site.label("w3")))
+        .await;
     assert!(
         matches!(refused, Err(MarketError::Refused(_))),
         "{refused:?}"
@@ -359,13 +368,17 @@ async fn a_label_is_rented_once_and_only_for_this_installation() {
     let group = shell("exec sleep 60");
     let offer = market.offers(&group).await.expect("offers").remove(0);
     rent(&market, &group, &site.label("w1")).await;
-    let twice = market.rent(&offer, None, &group, &site.label("w1")).await;
+    let twice = market
+        .rent(&Order::settled(&offer, None, &group, &site.label("w1")))
+        .await;
     assert!(matches!(twice, Err(MarketError::Refused(_))), "{twice:?}");
     let foreign = RentalLabel {
         installation: InstallationId::new("another"),
         ..site.label("w2")
     };
-    let refused = market.rent(&offer, None, &group, &foreign).await;
+    let refused = market
+        .rent(&Order::settled(&offer, None, &group, &foreign))
+        .await;
     assert!(
         matches!(refused, Err(MarketError::Refused(_))),
         "{refused:?}"

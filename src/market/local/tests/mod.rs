@@ -120,7 +120,8 @@ fn group(launch: LocalLaunch) -> WorkerGroup {
 
 async fn rent(market: &LocalMarket, group: &WorkerGroup, label: &RentalLabel) -> InstanceId {
     let offer = market.offers(group).await.expect("offers").remove(0);
-    market.rent(&offer, None, group, label).await.expect("rent")
+    let order = Order::settled(&offer, None, group, label);
+    market.rent(&order).await.expect("rent")
 }
 
 async fn find(market: &LocalMarket, id: &InstanceId) -> Option<Instance> {

@@ -14,8 +14,8 @@ use serde_json::json;
 use super::stand_in::{Asked, Reply, StandIn};
 use super::*;
 use crate::domain::{
-    EndpointName, EngineKind, GroupName, LaunchOptions, OfferId, OfferSearch, RunType, SpeedPrior,
-    TokensPerSecond, WorkerId,
+    EndpointName, EngineKind, GroupName, LaunchOptions, OfferId, OfferSearch, RentalLabel, RunType,
+    SpeedPrior, TokensPerSecond, WorkerId,
 };
 
 const KEY: &str = "a-key-that-nobody-may-see";
@@ -108,7 +108,7 @@ async fn rent_at(
     ask: &str,
     launch: VastLaunch,
 ) -> Result<InstanceId, MarketError> {
-    market
-        .rent(&offer(ask), None, &group(launch), &label())
-        .await
+    let (offer, group, label) = (offer(ask), group(launch), label());
+    let order = Order::settled(&offer, None, &group, &label);
+    market.rent(&order).await
 }

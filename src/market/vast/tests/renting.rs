@@ -60,10 +60,9 @@ async fn an_interruptible_offer_is_rented_at_the_bid_under_the_same_number() {
         (None, 0.5),
         (Some(UsdPerHour(1e6)), 128.0),
     ] {
-        market
-            .rent(&interruptible, bid, &group, &label())
-            .await
-            .expect("rented");
+        let label = label();
+        let order = Order::settled(&interruptible, bid, &group, &label);
+        market.rent(&order).await.expect("rented");
         let asked = vast.asked().pop().expect("a call");
         assert_eq!(asked.path, "/api/v0/asks/555/");
         assert_eq!(asked.body["price"], price);
@@ -250,7 +249,9 @@ async fn an_offer_that_was_tried_is_not_offered_again_from_memory() {
     .await;
     let group = group(launch());
     let offers = market.offers(&group).await.expect("offers");
-    let rented = market.rent(&offers[0], None, &group, &label()).await;
+    let label = label();
+    let order = Order::settled(&offers[0], None, &group, &label);
+    let rented = market.rent(&order).await;
     is_error(&rented, "offer is gone");
     let offers = market.offers(&group).await.expect("offers");
     assert_eq!((offers.len(), offers[0].id.as_str()), (1, "2"));
@@ -287,4 +288,52 @@ async fn a_search_that_fails_is_an_error_and_no_empty_market() {
         let error = market.offers(&group(launch())).await.expect_err("none");
         assert!(matches!(error, MarketError::Unavailable(_)), "{error}");
     }
+}
+
+#[tokio::test]
+async fn the_last_word_is_asked_when_an_orders_turn_has_come_and_keeps_it_from_going_out() {
+    let vast =
+        StandIn::start(|_, _| Reply::Json(200, json!({"success": true, "new_contract": 1}))).await;
+    let mut settings = settings();
+    settings.interval_scale = 0.05;
+    let market = market_at(&vast.url, settings);
+    rent_at(&market, "555", launch()).await.expect("rented");
+    let asked_at = Mutex::new(None);
+    let says_no = || {
+        *asked_at.lock() = Some(Instant::now());
+        Err(MarketError::Refused("no money".into()))
+    };
+    let (offer, group, label) = (offer("556"), group(launch()), label());
+    let order = Order {
+        last_word: &says_no,
+        ..Order::settled(&offer, None, &group, &label)
+    };
+    let begun = Instant::now();
+    is_error(&market.rent(&order).await, "market refused: no money");
+    let waited = asked_at.lock().expect("it was asked") - begun;
+    assert!(waited >= Duration::from_millis(150), "{waited:?}");
+    assert_eq!(vast.asked().len(), 1, "the second never went out");
+}
+
+#[tokio::test]
+async fn the_last_word_is_asked_again_before_a_call_is_sent_again() {
+    let (market, vast) = market(|_, _| Reply::Text(429, "", "API requests too frequent")).await;
+    let asked = Mutex::new(0);
+    let once = || {
+        *asked.lock() += 1;
+        match *asked.lock() {
+            1 => Ok(()),
+            _ => Err(MarketError::Refused("spending is stopped".into())),
+        }
+    };
+    let (offer, group, label) = (offer("555"), group(launch()), label());
+    let order = Order {
+        last_word: &once,
+        ..Order::settled(&offer, None, &group, &label)
+    };
+    is_error(
+        &market.rent(&order).await,
+        "market refused: spending is stopped",
+    );
+    assert_eq!((*asked.lock(), vast.asked().len()), (2, 1));
 }
