@@ -63,6 +63,9 @@ pub struct WaitingView {
 pub struct DemandView {
     /// All work that ever arrived: predicted, corrected when a request ends. Never decreases by more than corrections.
     pub arrived_total: Tokens,
+    /// The corrections in it: what requests that ended cost beyond their prediction, below zero where they cost less.
+    #[serde(default)]
+    pub corrected_total: Tokens,
     /// Of it what waited longer than the lateness aim allows.
     #[serde(default)]
     pub late_total: Tokens,

@@ -8,6 +8,8 @@ use crate::domain::{DemandView, Timestamp, Tokens};
 pub(super) struct Demand {
     /// Thousandths of a token.
     arrived: AtomicI64,
+    /// Thousandths of a token, of `arrived`.
+    corrected: AtomicI64,
     /// Thousandths of a token.
     late: AtomicI64,
     last_active_ms: AtomicU64,
@@ -25,8 +27,9 @@ impl Demand {
     }
 
     pub(super) fn corrected(&self, predicted: Tokens, actual: Tokens) {
-        self.arrived
-            .fetch_add(thousandths(actual) - thousandths(predicted), Relaxed);
+        let correction = thousandths(actual) - thousandths(predicted);
+        self.arrived.fetch_add(correction, Relaxed);
+        self.corrected.fetch_add(correction, Relaxed);
     }
 
     pub(super) fn active(&self, now: Timestamp) {
@@ -42,6 +45,7 @@ impl Demand {
         let last = self.last_active_ms.load(Relaxed);
         DemandView {
             arrived_total: Tokens(self.arrived.load(Relaxed) as f64 / 1_000.0),
+            corrected_total: Tokens(self.corrected.load(Relaxed) as f64 / 1_000.0),
             late_total: Tokens(self.late.load(Relaxed) as f64 / 1_000.0),
             last_active: (last > 0).then(|| Timestamp::from_millis(last)),
         }

@@ -338,8 +338,8 @@ impl<'a> World<'a> {
             },
             demand: DemandView {
                 arrived_total: Tokens(self.arrived),
-                late_total: Tokens::ZERO,
                 last_active: self.last_active,
+                ..DemandView::default()
             },
         }
     }

@@ -83,8 +83,7 @@ mod tests {
             }
             let view = DemandView {
                 arrived_total: Tokens(total),
-                late_total: Tokens::ZERO,
-                last_active: None,
+                ..DemandView::default()
             };
             memory.observe(&view, Timestamp::from_millis(start + step * step_ms));
         }
@@ -113,8 +112,7 @@ mod tests {
         let mut memory = fed(&DemandMemory::default(), 0.0, 60, 1000);
         let view = DemandView {
             arrived_total: Tokens(500.0),
-            late_total: Tokens::ZERO,
-            last_active: None,
+            ..DemandView::default()
         };
         let mut highest: f64 = 0.0;
         for step in 1..200 {
@@ -132,8 +130,7 @@ mod tests {
         let before = corrected.clone();
         let view = DemandView {
             arrived_total: Tokens(f64::NAN),
-            late_total: Tokens::ZERO,
-            last_active: None,
+            ..DemandView::default()
         };
         corrected.observe(&view, Timestamp::from_millis(u64::MAX));
         assert_eq!(corrected, before);
