@@ -6,6 +6,7 @@ mod client;
 mod connection;
 mod endpoint;
 mod ids;
+mod iteration;
 mod money;
 mod offers;
 mod outlook;
@@ -34,6 +35,7 @@ pub use ids::{
     AccountId, ClientKey, EndpointName, GroupName, HostId, InstallationId, InstanceId, MachineId,
     OfferId, WorkerId,
 };
+pub use iteration::{CapacityView, IterationLaw, IterationLoad};
 pub use money::{
     AgreementView, Day, EndpointMoney, EndpointSpending, Enforce, LimitView, MoneyView, NoDay,
     SpendKind, SpendUse, SpendingLimits, SpendingRule, SpendingScope, SpendingSettings,

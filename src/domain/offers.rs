@@ -119,6 +119,9 @@ pub struct Alternative {
     pub bid: Option<UsdPerHour>,
     /// Expected, with all that was learned.
     pub tokens_per_second: TokensPerSecond,
+    /// Standard deviation of that, as a share of it.
+    #[serde(default = "unseen")]
+    pub speed_sd: f64,
     /// The same from its description alone; what is measured is learned as a factor to it.
     pub stated_tokens_per_second: TokensPerSecond,
     /// Expected over the horizon: starts that fail, downloads, traffic and early ends included.
@@ -147,6 +150,7 @@ impl Alternative {
             usd_per_hour: offer.usd_per_hour,
             bid: None,
             tokens_per_second: speed,
+            speed_sd: unseen(),
             stated_tokens_per_second: speed,
             usd_per_million_tokens: if tokens_per_hour > 0.0 {
                 offer.usd_per_hour.0 / tokens_per_hour * 1e6
@@ -168,6 +172,11 @@ impl Alternative {
             _ => self.usd_per_hour,
         }
     }
+}
+
+/// Of machines of which nothing was measured.
+fn unseen() -> f64 {
+    0.35
 }
 
 /// What speaks against an offer.

@@ -170,6 +170,8 @@ pub enum WorkerEvent {
     InstanceUnfit(FailureReason),
     /// Its rental ends too soon for anything but leaving in good order.
     EndsSoon,
+    /// It was ejected too often: another takes its place.
+    GivenUp,
     /// A complete listing of the market did not hold it.
     InstanceMissing,
     RentRefused,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::endpoint::EndpointFleet;
 use super::worker::Worker;
-use crate::domain::ClientKey;
+use crate::domain::{ClientKey, Timestamp};
 use crate::policy::routing::hold::{Hold, Progress};
 
 pub struct Claim {
@@ -14,6 +14,10 @@ pub struct Claim {
     passes_on: bool,
     /// The worker has begun to answer.
     counted: bool,
+    /// When the prompt was sent, until its first token; `None` too where nobody sees that.
+    unread_since: Option<Timestamp>,
+    /// Tokens counted as held in the worker's KV cache.
+    resident: u64,
     /// Whose place it is, where places are counted by client.
     client: Option<ClientKey>,
 }
@@ -29,13 +33,37 @@ impl Claim {
         let is_counted = endpoint.present.served(client);
         worker.scan.prompt_sent(hold.prompt());
         worker.scan.kv_taken(hold.kv());
-        Self {
+        let mut claim = Self {
             endpoint,
             worker,
             hold,
             passes_on: true,
             counted: false,
+            unread_since: None,
+            resident: 0,
             client: is_counted.then(|| client.clone()),
+        };
+        if claim.hold.is_unseen() {
+            claim.prompt_is_read();
+        } else {
+            claim.unread_since = claim.endpoint.reviewed_at();
+            if let Some(since) = claim.unread_since {
+                claim.worker.meter.prompt_sent(since);
+            }
+        }
+        claim
+    }
+
+    fn prompt_is_read(&mut self) {
+        let meter = &self.worker.meter;
+        meter.prompt_read(self.hold.prompt_tokens());
+        self.resident = self.hold.resident();
+        meter.held(self.resident);
+    }
+
+    fn prompt_left(&mut self) {
+        if let Some(since) = self.unread_since.take() {
+            self.worker.meter.prompt_left(since);
         }
     }
 
@@ -47,6 +75,8 @@ impl Claim {
     pub fn prefilled(&mut self) {
         let progress = self.hold.prefilled();
         self.took(progress);
+        self.prompt_left();
+        self.prompt_is_read();
         if self.answered() {
             self.endpoint.dispatch();
         } else {
@@ -68,6 +98,10 @@ impl Claim {
     pub fn produced(&mut self, tokens: u32) {
         let progress = self.hold.produced(tokens);
         self.took(progress);
+        if !self.hold.is_unseen() {
+            self.worker.meter.held(u64::from(tokens));
+            self.resident += u64::from(tokens);
+        }
     }
 
     fn took(&self, progress: Progress) {
@@ -94,6 +128,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        self.prompt_left();
+        self.worker.meter.freed(self.resident);
         let scan = &self.worker.scan;
         scan.kv_freed(self.hold.kv());
         scan.prompt_read(self.hold.prompt());

@@ -135,6 +135,12 @@ impl EndpointFleet {
         })
     }
 
+    /// When workers were last looked at, to a second the present; `None` before the first time.
+    pub(super) fn reviewed_at(&self) -> Option<Timestamp> {
+        let ms = self.reviewed_ms.load(Relaxed);
+        (ms > 0).then(|| Timestamp::from_millis(ms))
+    }
+
     pub fn settings(&self) -> Arc<Endpoint> {
         self.settings.load_full()
     }
@@ -144,7 +150,7 @@ impl EndpointFleet {
         self.settings.store(Arc::clone(&settings));
         for worker in self.table.load().iter() {
             if let Some(group) = settings.group(&worker.spec.group) {
-                worker.take_limits_of(group);
+                worker.take_limits_of(group, &settings.routing);
             }
         }
         self.removed.store(false, Relaxed);
@@ -340,7 +346,8 @@ impl EndpointFleet {
         price: UsdPerHour,
         now: Timestamp,
     ) -> Arc<Worker> {
-        let worker = Arc::new(Worker::new(spec, phase, price, now));
+        let routing = &self.settings.load().routing;
+        let worker = Arc::new(Worker::new(spec, phase, price, routing, now));
         self.workers
             .insert(worker.id().clone(), Arc::clone(&worker));
         self.rebuild_table();

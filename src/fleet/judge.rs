@@ -6,8 +6,18 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::endpoint::EndpointFleet;
 use super::worker::Worker;
-use crate::domain::{GapLaw, GroupName, RequestOutcome, Timestamp, WorkerId};
-use crate::policy::ejection::{Fault, Member, PaceSample, middle, review};
+use crate::domain::{GroupName, IterationLaw, RequestOutcome, Timestamp, WorkerId};
+use crate::policy::ejection::{Fault, GivenUp, Member, PaceSample, Review, middle, review};
+
+/// What a review of all workers found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reviewed {
+    pub ejected: Vec<(WorkerId, Fault)>,
+    /// They slowed together: their speeds are learned anew.
+    pub other_work: Vec<WorkerId>,
+    /// To be replaced, told at each review.
+    pub given_up: Vec<(WorkerId, GivenUp)>,
+}
 
 impl EndpointFleet {
     /// A request at the worker is over.
@@ -21,8 +31,8 @@ impl EndpointFleet {
         }
     }
 
-    /// Once a second: folds what streams told into speeds, judges, and sets weights. Returns whom it ejected.
-    pub fn review(&self, now: Timestamp) -> Vec<(WorkerId, Fault)> {
+    /// Once a second: folds what streams told into capacities, judges, and sets weights.
+    pub fn review(&self, now: Timestamp) -> Reviewed {
         let settings = self.settings.load();
         let routing = &settings.routing;
         let before = self.reviewed_ms.swap(now.as_millis(), Relaxed);
@@ -34,27 +44,43 @@ impl EndpointFleet {
             .collect();
         let laws = laws_by_group(&ready);
         for worker in table.iter() {
-            let Some(sample) = worker.update_speed() else {
+            let Some(sample) = worker.update_estimate(seconds, now).gaps else {
                 continue;
             };
             let sample = PaceSample {
                 mean_gap_s: sample.mean_gap_s,
-                streams: sample.concurrency,
+                load: sample.load,
                 seconds,
             };
             let mut group = laws.get(&worker.spec.group).cloned().unwrap_or_default();
-            let peers = middle(&mut group, sample.streams);
+            let peers = middle(&mut group, sample.load);
             let mut health = worker.health.lock();
-            health.watch(sample, worker.gap(), peers, &routing.ejection);
+            health.watch(sample, worker.law(), peers, &routing.ejection);
         }
-        let ejected = self.eject(&ready, now);
+        let found = self.judge(&ready, now);
+        for place in &found.other_work {
+            ready[*place].learn_anew();
+        }
         for worker in table.iter() {
             worker.reweigh(routing.slow_start, now);
         }
-        ejected
+        let id = |place: usize| ready[place].id().clone();
+        Reviewed {
+            ejected: found
+                .ejected
+                .iter()
+                .map(|(at, why)| (id(*at), *why))
+                .collect(),
+            other_work: found.other_work.iter().map(|at| id(*at)).collect(),
+            given_up: found
+                .given_up
+                .iter()
+                .map(|(at, why)| (id(*at), *why))
+                .collect(),
+        }
     }
 
-    fn eject(&self, ready: &[&Arc<Worker>], now: Timestamp) -> Vec<(WorkerId, Fault)> {
+    fn judge(&self, ready: &[&Arc<Worker>], now: Timestamp) -> Review {
         let settings = self.settings.load();
         let mut guards: Vec<_> = ready.iter().map(|worker| worker.health.lock()).collect();
         let mut members: Vec<Member<'_>> = guards
@@ -62,21 +88,19 @@ impl EndpointFleet {
             .zip(ready)
             .map(|(health, worker)| Member {
                 health,
+                group: &worker.spec.group,
                 capacity: worker.speed(),
             })
             .collect();
         review(&mut members, &settings.routing.ejection, now)
-            .into_iter()
-            .map(|(place, fault)| (ready[place].id().clone(), fault))
-            .collect()
     }
 }
 
-fn laws_by_group(ready: &[&Arc<Worker>]) -> BTreeMap<GroupName, Vec<GapLaw>> {
-    let mut laws: BTreeMap<GroupName, Vec<GapLaw>> = BTreeMap::new();
+fn laws_by_group(ready: &[&Arc<Worker>]) -> BTreeMap<GroupName, Vec<IterationLaw>> {
+    let mut laws: BTreeMap<GroupName, Vec<IterationLaw>> = BTreeMap::new();
     for worker in ready {
         let group = laws.entry(worker.spec.group.clone()).or_default();
-        group.push(worker.gap());
+        group.push(worker.law());
     }
     laws
 }

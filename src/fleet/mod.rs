@@ -36,6 +36,7 @@ pub use assign::NoClaim;
 pub use claim::Claim;
 pub use endpoint::{Admission, EndpointFleet, Ticket};
 pub use eviction::Eviction;
+pub use judge::Reviewed;
 pub use load::LoadView;
 pub use meter::{Meter, MeterTotals};
 pub use origin::Origin;

@@ -9,8 +9,8 @@ use super::load::Load;
 use super::ramp::Ramp;
 use crate::domain::{Candidate, GapLaw, KvRoom, Tokens, TokensPerSecond, UsdPerHour};
 use crate::policy::admission::Places;
+use crate::policy::capacity::CapacityEstimate;
 use crate::policy::routing::affinity::Incarnation;
-use crate::policy::speed::SpeedEstimate;
 
 #[derive(Debug)]
 #[repr(align(64))]
@@ -40,7 +40,7 @@ pub(super) struct Scanned {
 
 impl Scanned {
     pub(super) fn new(
-        estimate: &SpeedEstimate,
+        estimate: &CapacityEstimate,
         max_concurrency: Option<u32>,
         kv_tokens: Option<u32>,
         price: UsdPerHour,
@@ -85,7 +85,7 @@ impl Scanned {
             speed: self.speed(),
             weight: self.weight(),
             outstanding: load.outstanding(),
-            prefilling: Tokens(self.prefilling.load(Relaxed) as f64 / 1_000.0),
+            prefilling: self.prefilling(),
             gap: self.gap(),
             kv: self.kv(),
             usd_per_hour: self.price(),
@@ -145,14 +145,14 @@ impl Scanned {
         }
     }
 
-    pub(super) fn set_estimate(&self, estimate: &SpeedEstimate) {
-        let law = estimate.law();
+    pub(super) fn set_estimate(&self, estimate: &CapacityEstimate) {
+        let gap = estimate.gap();
         self.full_concurrency
             .store(estimate.full_concurrency(), Relaxed);
         self.set_speed(estimate.speed());
-        self.gap_base_s.store(law.base_s.to_bits(), Relaxed);
+        self.gap_base_s.store(gap.base_s.to_bits(), Relaxed);
         self.gap_per_stream_s
-            .store(law.per_stream_s.to_bits(), Relaxed);
+            .store(gap.per_stream_s.to_bits(), Relaxed);
     }
 
     pub(super) fn price(&self) -> UsdPerHour {
@@ -188,6 +188,11 @@ impl Scanned {
 
     pub(super) fn set_max_concurrency(&self, most: Option<u32>) {
         self.max_concurrency.store(most.unwrap_or(0), Relaxed);
+    }
+
+    /// Prompts sent and not read, output-equivalent.
+    pub(super) fn prefilling(&self) -> Tokens {
+        Tokens(self.prefilling.load(Relaxed) as f64 / 1_000.0)
     }
 
     pub(super) fn prompt_sent(&self, work: u64) {

@@ -12,7 +12,7 @@ use crate::domain::{
     EndpointName, EngineKind, GroupName, Timestamp, Tokens, TokensPerSecond, UsdPerHour,
     WaitingView, WorkerId, WorkerPhase,
 };
-use crate::policy::speed::SpeedEstimate;
+use crate::policy::capacity::CapacityEstimate;
 
 /// By endpoint: what a gateway that is ending still has.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ struct Row {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
     #[serde(default)]
-    speeds: BTreeMap<WorkerId, SpeedEstimate>,
+    speeds: BTreeMap<WorkerId, CapacityEstimate>,
 }
 
 impl Fleet {

@@ -456,7 +456,7 @@ fn a_worker_that_fails_its_requests_gets_none_until_its_time_is_over() {
     for _ in 0..5 {
         endpoint.note_outcome(failing.id(), RequestOutcome::Failed);
     }
-    let ejected = endpoint.review(NOW);
+    let ejected = endpoint.review(NOW).ejected;
     assert_eq!(ejected.len(), 1);
     assert_eq!(failing.weight(), 0.0);
     let claims: Vec<_> = (0..12)
@@ -489,7 +489,7 @@ fn held_requests_go_to_others_while_a_worker_is_ejected() {
     for _ in 0..5 {
         endpoint.note_outcome(&failing, RequestOutcome::Failed);
     }
-    assert_eq!(endpoint.review(NOW).len(), 1);
+    assert_eq!(endpoint.review(NOW).ejected.len(), 1);
     drop(first);
     assert_eq!(endpoint.waiting().requests, 1, "not to the ejected one");
     drop(busy.remove(0));

@@ -10,18 +10,18 @@ use parking_lot::Mutex;
 
 use super::eviction::{Eviction, Evictor, by_phase};
 use super::load::LoadView;
-use super::meter::{GapSample, Meter};
+use super::meter::{Meter, Unfinished};
 use super::origin::Origin;
 use super::ramp::Ramp;
 use super::scanned::Scanned;
 use crate::domain::{
-    Alternative, BenchmarkResult, EngineKind, GapLaw, GroupName, InstanceId, KvRoom, Secret,
-    Source, SpeedPrior, Timestamp, TokensPerSecond, UsdPerHour, WorkerGroup, WorkerId, WorkerPhase,
-    WorkerView,
+    Alternative, BenchmarkResult, BenchmarkSettings, CapacityView, EngineKind, GapLaw, GroupName,
+    InstanceId, IterationLaw, KvRoom, RoutingSettings, Secret, Source, SpeedPrior, Timestamp,
+    TokensPerSecond, UsdPerHour, WorkerGroup, WorkerId, WorkerPhase, WorkerView,
 };
-use crate::policy::ejection::{Health, Standing};
+use crate::policy::capacity::{CapacityEstimate, PRIOR_SD_UNSEEN, Second, Terms};
+use crate::policy::ejection::{GivenUp, Health, Standing};
 use crate::policy::routing::weight::slow_start;
-use crate::policy::speed::SpeedEstimate;
 
 /// What a worker is made from. Its limit and prior are those of its beginning: see `Worker::take_limits_of`.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ pub struct Worker {
     phase: Mutex<(WorkerPhase, Timestamp)>,
     contact: ArcSwapOption<Contact>,
     instance: Mutex<Option<InstanceId>>,
-    estimate: Mutex<SpeedEstimate>,
+    estimate: Mutex<CapacityEstimate>,
     /// When it last became ready after a start.
     started: Mutex<Timestamp>,
     pub(super) health: Mutex<Health>,
@@ -84,9 +84,6 @@ pub struct Worker {
     pub origin: Origin,
 }
 
-/// What a benchmark's one stream counts as.
-const BENCHMARK_TOKENS: u32 = 64;
-
 static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
 
 impl Worker {
@@ -94,9 +91,12 @@ impl Worker {
         spec: WorkerSpec,
         phase: WorkerPhase,
         price: UsdPerHour,
+        routing: &RoutingSettings,
         now: Timestamp,
     ) -> Self {
-        let estimate = SpeedEstimate::new(spec.speed_prior, spec.max_concurrency);
+        let prior = spec.speed_prior;
+        let terms = Terms::new(prior, spec.max_concurrency, spec.kv_tokens, routing);
+        let estimate = CapacityEstimate::new(prior, PRIOR_SD_UNSEEN, terms);
         let ramp = Ramp::new(spec.is_started, spec.speed_prior.concurrency);
         let scan = Scanned::new(&estimate, spec.max_concurrency, spec.kv_tokens, price, ramp);
         scan.set_takes_requests(phase.is_ready());
@@ -191,6 +191,11 @@ impl Worker {
     /// Trusted, ejected and why, or on probation.
     pub fn standing(&self) -> Standing {
         self.health.lock().standing()
+    }
+
+    /// Why it is to be replaced by another.
+    pub fn given_up(&self) -> Option<GivenUp> {
+        self.health.lock().given_up()
     }
 
     /// Sets the weight for this moment.
@@ -303,60 +308,52 @@ impl Worker {
 
     /// A reload changed the group: its limits count from now on; what was measured is kept unless the
     /// prior itself is another.
-    pub(super) fn take_limits_of(&self, group: &WorkerGroup) {
+    pub(super) fn take_limits_of(&self, group: &WorkerGroup, routing: &RoutingSettings) {
         self.scan.set_kv_capacity(group.kv_tokens);
-        let mut prior = self.prior.lock();
-        if *prior == group.speed_prior && self.max_concurrency() == group.max_concurrency {
-            return;
-        }
         self.scan.set_max_concurrency(group.max_concurrency);
+        let stated = group.speed_prior;
+        let terms = Terms::new(stated, group.max_concurrency, group.kv_tokens, routing);
+        let before = std::mem::replace(&mut *self.prior.lock(), stated);
         let mut estimate = self.estimate.lock();
-        if std::mem::replace(&mut *prior, group.speed_prior) == group.speed_prior {
-            estimate.state_at(group.speed_prior, group.max_concurrency);
+        if before == stated {
+            estimate.state_on(terms);
         } else {
-            *estimate = SpeedEstimate::new(group.speed_prior, group.max_concurrency);
+            *estimate = CapacityEstimate::new(stated, PRIOR_SD_UNSEEN, terms);
         }
         self.scan.set_estimate(&estimate);
     }
 
-    /// What is believed of this machine before its streams tell, where that is more than its group's prior.
-    pub fn expect_speed(&self, speed: SpeedPrior) {
-        self.set_estimate(SpeedEstimate::new(speed, self.max_concurrency()));
+    /// What is believed of this machine before its streams tell, where that is more than its group's prior; `sd` as a
+    /// share of it.
+    pub fn expect_speed(&self, speed: SpeedPrior, sd: f64) {
+        let mut estimate = self.estimate.lock();
+        *estimate = CapacityEstimate::new(speed, sd, estimate.terms());
+        self.scan.set_estimate(&estimate);
     }
 
     /// What it showed before it serves is what is believed of it until its streams tell better.
-    pub fn take_benchmark(&self, result: &BenchmarkResult) {
-        let measured = SpeedPrior {
-            tokens_per_second: result.tokens_per_second,
-            concurrency: result.concurrency,
-        };
-        let mut estimate = SpeedEstimate::new(measured, None);
-        estimate.state_at(
-            measured,
-            self.max_concurrency()
-                .or(Some(self.prior.lock().concurrency)),
-        );
-        if let Some(alone) = result.tokens_per_second_alone {
-            estimate.observe(1.0 / alone.0, 1.0, BENCHMARK_TOKENS);
-        }
-        self.set_estimate(estimate);
+    pub fn take_benchmark(&self, result: &BenchmarkResult, asked: Option<&BenchmarkSettings>) {
+        let mut estimate = self.estimate.lock();
+        estimate.take_benchmark(result, asked);
+        self.scan.set_estimate(&estimate);
     }
 
     /// Found again after a restart.
     pub fn recall_rented(&self, offer: Alternative) {
         if self.origin.rented_as().is_none() {
-            self.expect_speed(SpeedPrior {
+            let expected = SpeedPrior {
                 tokens_per_second: offer.tokens_per_second,
                 ..self.spec.speed_prior
-            });
+            };
+            self.expect_speed(expected, offer.speed_sd);
             self.origin.set_rented_as(offer);
         }
     }
 
     /// The same for what it once showed.
-    pub fn recall_benchmark(&self, result: BenchmarkResult) {
+    pub fn recall_benchmark(&self, result: BenchmarkResult, asked: Option<&BenchmarkSettings>) {
         if self.origin.benchmark().is_none() {
-            self.take_benchmark(&result);
+            self.take_benchmark(&result, asked);
             self.origin.set_benchmark(result);
         }
     }
@@ -367,13 +364,42 @@ impl Worker {
         Duration::try_from_secs_f64(self.gap().at(streams)).unwrap_or_default()
     }
 
-    /// Folds the token gaps since the last call into the speed.
-    pub(super) fn update_speed(&self) -> Option<GapSample> {
-        let sample = self.meter.take_sample()?;
+    /// Folds what passed since the last call into the estimate.
+    pub(super) fn update_estimate(&self, seconds: f64, now: Timestamp) -> Second {
+        let load = Unfinished {
+            outstanding: self.load_view().outstanding(),
+            prefilling: self.scan.prefilling(),
+        };
+        let second = self.meter.take_second(seconds, load, now);
         let mut estimate = self.estimate.lock();
-        estimate.observe(sample.mean_gap_s, sample.concurrency, sample.tokens);
+        estimate.observe(&second);
         self.scan.set_estimate(&estimate);
-        Some(sample)
+        second
+    }
+
+    /// The work changed, not the worker.
+    pub(super) fn learn_anew(&self) {
+        self.estimate.lock().widen();
+    }
+
+    /// The law of its iterations.
+    pub fn law(&self) -> IterationLaw {
+        self.estimate.lock().law()
+    }
+
+    pub fn capacity(&self) -> CapacityView {
+        self.estimate.lock().view()
+    }
+
+    /// What demand may be covered with: nothing of a worker that serves nobody, or is to be replaced.
+    pub fn dependable(&self) -> TokensPerSecond {
+        let health = self.health.lock();
+        let ejected = matches!(health.standing(), Standing::Ejected { .. });
+        if ejected || health.given_up().is_some() {
+            return TokensPerSecond::ZERO;
+        }
+        drop(health);
+        self.estimate.lock().dependable()
     }
 
     pub(super) fn set_speed(&self, speed: TokensPerSecond) {
@@ -381,11 +407,11 @@ impl Worker {
     }
 
     /// What its streams have told so far.
-    pub(super) fn estimate(&self) -> SpeedEstimate {
+    pub(super) fn estimate(&self) -> CapacityEstimate {
         self.estimate.lock().clone()
     }
 
-    pub(super) fn set_estimate(&self, learned: SpeedEstimate) {
+    pub(super) fn set_estimate(&self, learned: CapacityEstimate) {
         self.scan.set_estimate(&learned);
         *self.estimate.lock() = learned;
     }
@@ -413,7 +439,7 @@ impl Worker {
             phase,
             phase_since,
             speed: self.speed(),
-            dependable: None,
+            dependable: Some(self.dependable()),
             outstanding: load.outstanding(),
             in_flight: self.in_flight(),
             usd_per_hour: self.price(),

@@ -9,9 +9,13 @@ mod pace;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{EjectionSettings, GapLaw, RequestOutcome, Timestamp, TokensPerSecond};
+use crate::domain::{
+    EjectionSettings, GroupName, IterationLaw, RequestOutcome, Timestamp, TokensPerSecond,
+};
 use crate::policy::retry::AttemptFailure;
 use pace::Pace;
 pub use pace::{PaceSample, middle};
@@ -22,6 +26,14 @@ const REMEMBERED: u32 = 10;
 const PROBATION_WEIGHT: f64 = 0.1;
 /// Ejections are forgotten after so many times the longest one without another.
 const FORGET_AFTER_TIMES: f64 = 6.0;
+
+/// A worker ejected twice within this time is given up.
+const TWICE_WITHIN: Duration = Duration::from_secs(3_600);
+/// So is one that has been slow for so long and cannot be ejected, others being too few.
+const SLOW_FOR_GOOD: Duration = Duration::from_secs(600);
+
+/// Workers of a group from which on it is told whether they slow together.
+const GROUP_MIN: usize = 3;
 
 /// Why a worker is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,6 +47,10 @@ pub enum Fault {
 }
 
 impl Fault {
+    fn is_pace(self) -> bool {
+        matches!(self, Fault::SlowerThanBefore | Fault::SlowerThanPeers)
+    }
+
     /// The metric label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,6 +58,32 @@ impl Fault {
             Fault::Silence => "silence",
             Fault::SlowerThanBefore => "slower_than_before",
             Fault::SlowerThanPeers => "slower_than_peers",
+        }
+    }
+}
+
+/// Why a worker is to be replaced by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+pub enum GivenUp {
+    EjectedTwice { fault: Fault },
+    SlowForGood { fault: Fault },
+}
+
+impl GivenUp {
+    pub fn fault(self) -> Fault {
+        match self {
+            GivenUp::EjectedTwice { fault } | GivenUp::SlowForGood { fault } => fault,
+        }
+    }
+}
+
+impl std::fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let fault = self.fault().as_str();
+        match self {
+            GivenUp::EjectedTwice { .. } => write!(f, "ejected twice within an hour: {fault}"),
+            GivenUp::SlowForGood { .. } => write!(f, "slow for good: {fault}"),
         }
     }
 }
@@ -72,6 +114,9 @@ pub struct Health {
     pace: Pace,
     ejections: u32,
     last_ejected: Timestamp,
+    /// The first of a row of reviews that found it slow and did not eject it.
+    slow_since: Option<Timestamp>,
+    given_up: Option<GivenUp>,
 }
 
 /// What a failed attempt says of the worker; `None`: nothing.
@@ -86,6 +131,11 @@ pub fn blame(failure: AttemptFailure) -> Option<RequestOutcome> {
 impl Health {
     pub fn standing(&self) -> Standing {
         self.standing
+    }
+
+    /// It is to be replaced.
+    pub fn given_up(&self) -> Option<GivenUp> {
+        self.given_up
     }
 
     /// Share of its speed the worker is trusted with.
@@ -115,8 +165,8 @@ impl Health {
     pub fn watch(
         &mut self,
         sample: PaceSample,
-        learned: GapLaw,
-        peers: Option<GapLaw>,
+        learned: IterationLaw,
+        peers: Option<IterationLaw>,
         settings: &EjectionSettings,
     ) {
         self.hung = false;
@@ -126,6 +176,16 @@ impl Health {
     /// A restarted worker begins without a past.
     pub fn start_anew(&mut self) {
         *self = Self::default();
+    }
+
+    fn let_back(&mut self, settings: &EjectionSettings, now: Timestamp) {
+        if let Standing::Ejected { until, .. } = self.standing
+            && (now >= until || settings.consecutive_errors == 0)
+        {
+            self.standing = Standing::Probation {
+                successes_left: settings.probation_requests,
+            };
+        }
     }
 
     fn fault(&self, settings: &EjectionSettings) -> Option<Fault> {
@@ -156,6 +216,9 @@ impl Health {
         if now.since(self.last_ejected) > memory {
             self.ejections = 0;
         }
+        if self.ejections > 0 && now.since(self.last_ejected) <= TWICE_WITHIN {
+            self.given_up.get_or_insert(GivenUp::EjectedTwice { fault });
+        }
         let doubled = settings
             .base_time
             .saturating_mul(1 << self.ejections.min(16));
@@ -166,6 +229,13 @@ impl Health {
             until: now + doubled.min(settings.max_time),
         };
         self.forgive();
+    }
+
+    fn stays_slow(&mut self, fault: Fault, now: Timestamp) {
+        let since = *self.slow_since.get_or_insert(now);
+        if now.since(since) >= SLOW_FOR_GOOD {
+            self.given_up.get_or_insert(GivenUp::SlowForGood { fault });
+        }
     }
 
     fn forgive(&mut self) {
@@ -179,52 +249,112 @@ impl Health {
 /// One ready worker at a review.
 pub struct Member<'a> {
     pub health: &'a mut Health,
+    pub group: &'a GroupName,
     pub capacity: TokensPerSecond,
 }
 
-/// Ejects whom there is reason to, within the share that may be, and lets back whose time is over. Returns the place
-/// and the fault of each that was ejected now.
-pub fn review(
-    members: &mut [Member<'_>],
-    settings: &EjectionSettings,
-    now: Timestamp,
-) -> Vec<(usize, Fault)> {
+/// What a review found, by the workers' places.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Review {
+    pub ejected: Vec<(usize, Fault)>,
+    /// They slowed together: it is what is asked of them that changed.
+    pub other_work: Vec<usize>,
+    /// Given up by now; told each time.
+    pub given_up: Vec<(usize, GivenUp)>,
+}
+
+/// Ejects whom there is reason to, within the share that may be, and lets back whose time is over.
+pub fn review(members: &mut [Member<'_>], settings: &EjectionSettings, now: Timestamp) -> Review {
+    let off = settings.consecutive_errors == 0;
     for member in members.iter_mut() {
-        if let Standing::Ejected { until, .. } = member.health.standing
-            && (now >= until || settings.consecutive_errors == 0)
-        {
-            member.health.standing = Standing::Probation {
-                successes_left: settings.probation_requests,
-            };
-        }
+        member.health.let_back(settings, now);
     }
-    if settings.consecutive_errors == 0 {
-        return Vec::new();
+    if off {
+        return Review::default();
     }
-    let is_ejected = |member: &Member| matches!(member.health.standing, Standing::Ejected { .. });
+    let other_work = forgive_the_slow(members, settings);
     let mut faults: Vec<(Fault, usize)> = (0..members.len())
         .filter(|place| !is_ejected(&members[*place]))
         .filter_map(|place| Some((members[place].health.fault(settings)?, place)))
         .collect();
-    // When more than half complain at once it is what is asked of them that changed.
+    let mut ejected = Vec::new();
+    // When more than half complain at once it is what is asked of them.
     if faults.len() * 2 > members.len() {
         for (_, place) in faults {
             members[place].health.forgive();
         }
-        return Vec::new();
+    } else {
+        faults.sort_unstable_by_key(|(fault, place)| (*fault as u8, *place));
+        ejected = eject(members, &faults, settings, now);
     }
-    faults.sort_unstable_by_key(|(fault, place)| (*fault as u8, *place));
+    let given_up = members.iter().enumerate();
+    Review {
+        ejected,
+        other_work,
+        given_up: given_up
+            .filter_map(|(place, member)| Some((place, member.health.given_up?)))
+            .collect(),
+    }
+}
+
+fn eject(
+    members: &mut [Member<'_>],
+    faults: &[(Fault, usize)],
+    settings: &EjectionSettings,
+    now: Timestamp,
+) -> Vec<(usize, Fault)> {
     let capacity = |members: &[Member], only_ejected: bool| -> f64 {
         let counted = members.iter().filter(|m| !only_ejected || is_ejected(m));
         counted.map(|member| member.capacity.0.max(0.0)).sum()
     };
+    for (place, member) in members.iter_mut().enumerate() {
+        if !faults
+            .iter()
+            .any(|(fault, at)| *at == place && fault.is_pace())
+        {
+            member.health.slow_since = None;
+        }
+    }
     let most = capacity(members, false) * settings.share_max * (1.0 + 1e-9);
     let mut ejected = Vec::new();
     for (fault, place) in faults {
+        let (fault, place) = (*fault, *place);
         if capacity(members, true) + members[place].capacity.0.max(0.0) <= most {
             members[place].health.eject(fault, settings, now);
             ejected.push((place, fault));
+        } else if fault.is_pace() {
+            members[place].health.stays_slow(fault, now);
         }
     }
     ejected
+}
+
+fn is_ejected(member: &Member) -> bool {
+    matches!(member.health.standing, Standing::Ejected { .. })
+}
+
+/// Where one has become too slow and more than half of its group is on the way there, it is the work, not the workers:
+/// they are forgiven, and their past is forgotten. A group too small to tell is judged with all others. Returns whose.
+fn forgive_the_slow(members: &mut [Member<'_>], settings: &EjectionSettings) -> Vec<usize> {
+    let mut forgiven = Vec::new();
+    for place in 0..members.len() {
+        let is_slow = members[place].health.pace.fault(settings).is_some();
+        if !is_slow || is_ejected(&members[place]) {
+            continue;
+        }
+        let alike = |other: &usize| members[*other].group == members[place].group;
+        let mut group: Vec<usize> = (0..members.len()).filter(alike).collect();
+        if group.len() < GROUP_MIN {
+            group = (0..members.len()).collect();
+        }
+        let is_suspect = |place: &&usize| members[**place].health.pace.is_suspect(settings);
+        let suspects: Vec<usize> = group.iter().filter(is_suspect).copied().collect();
+        if suspects.len() * 2 > group.len() {
+            for place in &suspects {
+                members[*place].health.pace.forget_past();
+            }
+            forgiven.extend(suspects);
+        }
+    }
+    forgiven
 }

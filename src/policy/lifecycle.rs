@@ -56,7 +56,7 @@ pub fn advance(
         effects: Vec::new(),
     };
     let changed = match phase {
-        _ if event == WorkerEvent::EndsSoon => leave(phase, now),
+        _ if matches!(event, WorkerEvent::EndsSoon | WorkerEvent::GivenUp) => leave(phase, now),
         WorkerPhase::Starting => starting(event, times, now.since(since), now),
         WorkerPhase::Benchmarking => benchmarking(event, times, now.since(since), now),
         WorkerPhase::Ready => ready(event, times, now),

@@ -242,6 +242,7 @@ fn a_rental_is_left_in_good_order_before_it_ends_by_itself() {
     assert!(ends_soon(ago(5), &times(), NOW));
     let leaving = |since| P::Draining { then, since };
     check(P::Ready, 99, E::EndsSoon, leaving(NOW), &[]);
+    check(P::Ready, 99, E::GivenUp, leaving(NOW), &[]);
     let unhealthy = P::Unhealthy { failed_probes: 1 };
     check(unhealthy, 1, E::EndsSoon, leaving(NOW), &[]);
     let since = ago(30);

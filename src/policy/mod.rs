@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod arrival;
 pub mod benchmark;
+pub mod capacity;
 pub mod cost;
 pub mod ejection;
 pub mod hedge;
@@ -19,7 +20,6 @@ pub mod resume;
 pub mod retry;
 pub mod routing;
 pub mod scaling;
-pub mod speed;
 pub mod spending;
 
 pub use routing::choose_worker;

@@ -206,10 +206,11 @@ impl Scaler {
         if best.machine.is_none() {
             return;
         }
-        worker.expect_speed(SpeedPrior {
+        let expected = SpeedPrior {
             tokens_per_second: best.tokens_per_second,
             ..group.speed_prior
-        });
+        };
+        worker.expect_speed(expected, best.speed_sd);
         worker.origin.set_rented_as(best.clone());
         self.experience.tried(&best.offer, at);
         tracing::info!(

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::Scaler;
 use crate::domain::{
-    Alternative, BenchmarkResult, FailureReason, Instance, InstanceState, OfferChoice, Timestamp,
-    WorkerEvent, WorkerPhase,
+    Alternative, BenchmarkResult, BenchmarkSettings, FailureReason, Instance, InstanceState,
+    OfferChoice, Timestamp, WorkerEvent, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::ledger::LedgerError;
 use crate::policy::benchmark::{judge, speed_at};
+use crate::policy::ejection::GivenUp;
 use crate::policy::lifecycle::{cannot_start, ends_soon};
 use crate::policy::offers::gpu::is_same_gpu;
 use crate::policy::reputation::{HostEvent, hours};
@@ -36,7 +37,7 @@ impl Scaler {
                 WorkerEvent::BenchmarkDue
             }
             (WorkerEvent::BenchmarkPassed, Some(benchmark)) => match worker.origin.benchmark() {
-                Some(result) => self.verdict(endpoint, worker, &result, benchmark.share_min),
+                Some(result) => self.verdict(endpoint, worker, &result, benchmark),
                 None => event,
             },
             _ => event,
@@ -48,12 +49,12 @@ impl Scaler {
         endpoint: &EndpointFleet,
         worker: &Worker,
         result: &BenchmarkResult,
-        share_min: f64,
+        asked: &BenchmarkSettings,
     ) -> WorkerEvent {
         let at = result.at;
         let believed = speed_at(worker.gap(), result.concurrency);
         let expected = self.experience.expected(endpoint, worker, believed, at);
-        let passed = judge(result, expected, share_min);
+        let passed = judge(result, expected, asked.share_min);
         tracing::info!(
             endpoint = %endpoint.name, worker = %worker.id(), tokens_per_second = result.tokens_per_second.0,
             expected = expected.tokens_per_second.0, took_s = result.took_s, passed = passed.is_ok(), "benchmark"
@@ -61,7 +62,7 @@ impl Scaler {
         self.remember("benchmark", worker.id().as_str(), result, at);
         match passed {
             Ok(()) => {
-                worker.take_benchmark(result);
+                worker.take_benchmark(result, Some(asked));
                 self.learn_speed(endpoint, worker, at);
                 WorkerEvent::BenchmarkPassed
             }
@@ -114,6 +115,28 @@ impl Scaler {
         self.advance(endpoint, worker, WorkerEvent::EndsSoon);
     }
 
+    /// It was ejected too often, or stays slow: another takes its place. One that still serves does so until its
+    /// replacement is there and it is surplus, as no demand is covered with it.
+    pub(super) fn give_up(&self, endpoint: &Arc<EndpointFleet>, id: &WorkerId, why: GivenUp) {
+        let Some(worker) = endpoint.worker(id) else {
+            return;
+        };
+        if !self.is_rented(endpoint) || !worker.phase().0.is_ready() {
+            return;
+        }
+        let said = why.to_string();
+        if worker.last_reason() != said {
+            tracing::warn!(endpoint = %endpoint.name, worker = %id, why = said, "worker given up");
+            worker.set_last_reason(said);
+            let fault = why.fault().as_str();
+            let labels = [endpoint.name.as_str(), fault];
+            self.metrics.given_up.with_label_values(&labels).inc();
+        }
+        if worker.weight() <= 0.0 {
+            self.advance(endpoint, &worker, WorkerEvent::GivenUp);
+        }
+    }
+
     /// A worker went from one phase, which it was in since `since`, to another.
     pub(super) fn learn_from(
         &self,
@@ -130,6 +153,7 @@ impl Scaler {
         let event = match to {
             WorkerPhase::Ready if from.is_starting() => Some(HostEvent::CameUp),
             WorkerPhase::Failed { reason } => HostEvent::of(reason, served),
+            WorkerPhase::Draining { .. } if worker.given_up().is_some() => Some(HostEvent::Died),
             _ => None,
         };
         let survived = from.is_ready().then(|| HostEvent::Survived {
@@ -172,6 +196,7 @@ impl Scaler {
         let choices = self.ledger.recall("choice")?;
         let benchmarks = self.ledger.recall("benchmark")?;
         for endpoint in self.fleet.endpoints().values() {
+            let settings = endpoint.settings();
             for worker in endpoint.workers().iter() {
                 let id = worker.id().as_str();
                 let mut of_worker = choices.iter().filter(|(key, _)| key == id);
@@ -182,7 +207,7 @@ impl Scaler {
                 let mut of_worker = benchmarks.iter().filter(|(key, _)| key == id);
                 let result = of_worker.next().map(|(_, value)| value.clone());
                 if let Some(result) = result.and_then(|value| serde_json::from_value(value).ok()) {
-                    worker.recall_benchmark(result);
+                    worker.recall_benchmark(result, settings.benchmark.as_ref());
                 }
             }
         }

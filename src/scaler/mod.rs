@@ -201,8 +201,18 @@ impl Scaler {
         self.fleet.forget_removed();
     }
 
-    fn review(&self, endpoint: &EndpointFleet) {
-        for (worker, fault) in endpoint.review(now()) {
+    fn review(&self, endpoint: &Arc<EndpointFleet>) {
+        let found = endpoint.review(now());
+        if !found.other_work.is_empty() {
+            tracing::info!(
+                endpoint = %endpoint.name, workers = found.other_work.len(),
+                "the workers of a group slowed together: their speeds are learned anew"
+            );
+        }
+        for (worker, why) in found.given_up {
+            self.give_up(endpoint, &worker, why);
+        }
+        for (worker, fault) in found.ejected {
             let fault = fault.as_str();
             tracing::warn!(endpoint = %endpoint.name, %worker, fault, "worker ejected for a while");
             self.metrics

@@ -113,6 +113,7 @@ impl Scaler {
                 | WorkerEvent::InstanceLasts { .. }
                 | WorkerEvent::InstanceUnfit(_)
                 | WorkerEvent::EndsSoon
+                | WorkerEvent::GivenUp
         );
         if step.phase != phase || step.since != since || probed {
             worker.set_phase(step.phase, step.since);
@@ -147,8 +148,10 @@ impl Scaler {
         at: Timestamp,
     ) {
         let id = worker.id();
+        let given_up = worker.given_up().map(|why| why.to_string());
         let reason = match to {
             WorkerPhase::Failed { reason } => reason.as_str(),
+            WorkerPhase::Draining { .. } => given_up.as_deref().unwrap_or_default(),
             _ => "",
         };
         let said = (!reason.is_empty()).then_some(reason);

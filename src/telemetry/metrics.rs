@@ -24,6 +24,7 @@ pub struct Metrics {
     pub output_tokens: IntCounterVec,
     pub attempts_failed: IntCounterVec,
     pub ejections: IntCounterVec,
+    pub given_up: IntCounterVec,
     pub connections: GaugeVec,
     pub clients_refused: IntCounterVec,
     pub key_requests: IntCounterVec,
@@ -164,6 +165,12 @@ impl Metrics {
                 &r,
                 "tidegate_ejections_total",
                 "Times a worker that answers its probes was given no requests for a while.",
+                &[ep, "fault"],
+            )?,
+            given_up: counter(
+                &r,
+                "tidegate_workers_given_up_total",
+                "Workers to be replaced: ejected twice within an hour, or slow for good.",
                 &[ep, "fault"],
             )?,
             attempts_failed: counter(

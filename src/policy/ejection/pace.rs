@@ -1,15 +1,22 @@
 //! How much slower than it was, and than its peers, a worker's streams flow.
 
-use crate::domain::{EjectionSettings, GapLaw};
+use crate::domain::{EjectionSettings, IterationLaw, IterationLoad};
 
 use super::Fault;
 
-/// Samples until a worker's own past is known.
-const PAST_KNOWN_AFTER: u32 = 60;
+/// Samples until a worker's own past is known, at each order of its load: what a law says of loads it was not learned
+/// at is no past.
+const PAST_KNOWN_AFTER: u8 = 60;
+/// How fast the past follows while such a load is new.
+const NEW_LOAD_PACE: f64 = 1.0 / 20.0;
+/// Doublings of the number of streams that are told apart.
+const ORDERS: usize = 10;
 /// How fast the past follows the present while there is no suspicion: a quarter of an hour.
 const PAST_PACE: f64 = 1.0 / 900.0;
 /// A second counts as at most this many times slower.
 const SURPRISE_MAX: f64 = 4.0;
+/// Workers that slow together do not alarm in the same second: this share of the way counts.
+const SUSPECT_SHARE: f64 = 0.25;
 /// A look after a long pause counts no more than this.
 const LOOK_MAX_S: f64 = 2.0;
 
@@ -17,15 +24,16 @@ const LOOK_MAX_S: f64 = 2.0;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PaceSample {
     pub mean_gap_s: f64,
-    pub streams: f64,
+    pub load: IterationLoad,
     /// Since the sample before.
     pub seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Pace {
-    past: GapLaw,
-    samples: u32,
+    past: IterationLaw,
+    /// Samples by order of load, up to those that make it known.
+    samples: [u8; ORDERS],
     slower_than_before: f64,
     slower_than_peers: f64,
 }
@@ -34,18 +42,21 @@ impl Pace {
     pub(super) fn watch(
         &mut self,
         sample: PaceSample,
-        learned: GapLaw,
-        peers: Option<GapLaw>,
+        learned: IterationLaw,
+        peers: Option<IterationLaw>,
         settings: &EjectionSettings,
     ) {
-        self.samples = self.samples.saturating_add(1);
-        if self.samples <= PAST_KNOWN_AFTER {
-            self.past = learned;
-        } else {
+        let anything_known = self.samples.contains(&PAST_KNOWN_AFTER);
+        let seen = &mut self.samples[order(sample.load.streams)];
+        if *seen >= PAST_KNOWN_AFTER {
             add(&mut self.slower_than_before, sample, self.past, settings);
             if self.slower_than_before <= 0.0 {
-                self.past = towards(self.past, learned);
+                self.past = towards(self.past, learned, PAST_PACE);
             }
+        } else {
+            *seen += 1;
+            let pace = if anything_known { NEW_LOAD_PACE } else { 1.0 };
+            self.past = towards(self.past, learned, pace);
         }
         match peers {
             Some(peers) => add(&mut self.slower_than_peers, sample, peers, settings),
@@ -64,9 +75,20 @@ impl Pace {
         }
     }
 
+    /// Far enough on the way to a fault to be one of those that slowed together.
+    pub(super) fn is_suspect(&self, settings: &EjectionSettings) -> bool {
+        let limit = SUSPECT_SHARE * half_way(settings) * settings.slow_for.as_secs_f64();
+        self.slower_than_peers.max(self.slower_than_before) > limit
+    }
+
     pub(super) fn forgive(&mut self) {
         self.slower_than_before = 0.0;
         self.slower_than_peers = 0.0;
+    }
+
+    /// The work is another: what was the pace before says nothing.
+    pub(super) fn forget_past(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -75,8 +97,8 @@ fn half_way(settings: &EjectionSettings) -> f64 {
     -settings.slow_ratio.clamp(0.01, 0.99).ln() / 2.0
 }
 
-fn add(sum: &mut f64, sample: PaceSample, expected: GapLaw, settings: &EjectionSettings) {
-    let slower = sample.mean_gap_s / expected.at(sample.streams);
+fn add(sum: &mut f64, sample: PaceSample, expected: IterationLaw, settings: &EjectionSettings) {
+    let slower = sample.mean_gap_s / expected.at(sample.load);
     if slower.is_finite() && slower > 0.0 {
         let slower = slower.clamp(1.0 / SURPRISE_MAX, SURPRISE_MAX);
         let seconds = sample.seconds.clamp(0.0, LOOK_MAX_S);
@@ -84,20 +106,26 @@ fn add(sum: &mut f64, sample: PaceSample, expected: GapLaw, settings: &EjectionS
     }
 }
 
-fn towards(from: GapLaw, to: GapLaw) -> GapLaw {
-    let step = |from: f64, to: f64| from + PAST_PACE * (to - from);
-    GapLaw {
-        base_s: step(from.base_s, to.base_s),
-        per_stream_s: step(from.per_stream_s, to.per_stream_s),
+fn order(streams: f64) -> usize {
+    (streams.max(1.0).log2() as usize).min(ORDERS - 1)
+}
+
+fn towards(from: IterationLaw, to: IterationLaw, pace: f64) -> IterationLaw {
+    let step = |part: fn(IterationLaw) -> f64| part(from) + pace * (part(to) - part(from));
+    IterationLaw {
+        base_s: step(|law| law.base_s),
+        per_stream_s: step(|law| law.per_stream_s),
+        per_kv_kilotoken_s: step(|law| law.per_kv_kilotoken_s),
+        per_prompt_token_s: step(|law| law.per_prompt_token_s),
     }
 }
 
-/// The middle of a group's laws, by their gaps at `streams`; `None` where there are too few to tell who is odd.
-pub fn middle(laws: &mut [GapLaw], streams: f64) -> Option<GapLaw> {
+/// The middle of a group's laws, by what they say of `load`; `None` where there are too few to tell who is odd.
+pub fn middle(laws: &mut [IterationLaw], load: IterationLoad) -> Option<IterationLaw> {
     if laws.len() < 3 {
         return None;
     }
-    laws.sort_unstable_by(|a, b| a.at(streams).total_cmp(&b.at(streams)));
+    laws.sort_unstable_by(|a, b| a.at(load).total_cmp(&b.at(load)));
     // The faster of the two middle ones: of four, two slow ones do not make the norm.
     laws.get((laws.len() - 1) / 2).copied()
 }

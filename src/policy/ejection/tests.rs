@@ -5,11 +5,21 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::IterationLoad;
 
-const LAW: GapLaw = GapLaw {
+const LAW: IterationLaw = IterationLaw {
     base_s: 0.02,
     per_stream_s: 0.001,
+    per_kv_kilotoken_s: 0.0,
+    per_prompt_token_s: 0.0,
 };
+
+fn load(streams: f64) -> IterationLoad {
+    IterationLoad {
+        streams,
+        ..IterationLoad::default()
+    }
+}
 
 fn settings() -> EjectionSettings {
     EjectionSettings::default()
@@ -21,8 +31,8 @@ fn at(s: u64) -> Timestamp {
 
 fn seen(slower: f64) -> PaceSample {
     PaceSample {
-        mean_gap_s: LAW.at(5.0) * slower,
-        streams: 5.0,
+        mean_gap_s: LAW.at(load(5.0)) * slower,
+        load: load(5.0),
         seconds: 1.0,
     }
 }
@@ -32,10 +42,16 @@ fn fleet(size: usize) -> Vec<Health> {
 }
 
 fn look(fleet: &mut [Health], now: Timestamp) -> Vec<(usize, Fault)> {
+    look_closely(fleet, now).ejected
+}
+
+fn look_closely(fleet: &mut [Health], now: Timestamp) -> Review {
+    let group = GroupName::new("g");
     let mut members: Vec<_> = fleet
         .iter_mut()
         .map(|health| Member {
             health,
+            group: &group,
             capacity: TokensPerSecond(100.0),
         })
         .collect();
@@ -166,19 +182,111 @@ fn a_hang_while_other_streams_flow_is_an_error_and_else_silence() {
 
 #[test]
 fn the_middle_of_a_group_is_that_of_its_healthy_half() {
-    let law = |base_s| GapLaw {
+    let law = |base_s| IterationLaw {
         base_s,
-        per_stream_s: 0.0,
+        ..IterationLaw::default()
     };
-    assert_eq!(middle(&mut [law(1.0), law(2.0)], 1.0), None);
+    let one = load(1.0);
+    assert_eq!(middle(&mut [law(1.0), law(2.0)], one), None);
     assert_eq!(
-        middle(&mut [law(9.0), law(1.0), law(2.0)], 1.0),
+        middle(&mut [law(9.0), law(1.0), law(2.0)], one),
         Some(law(2.0))
     );
     assert_eq!(
-        middle(&mut [law(9.0), law(8.0), law(1.0), law(2.0)], 1.0),
+        middle(&mut [law(9.0), law(8.0), law(1.0), law(2.0)], one),
         Some(law(2.0))
     );
+}
+
+#[test]
+fn a_fleet_that_slows_together_has_other_work_and_keeps_everybody() {
+    let mut fleet = fleet(10);
+    let mut forgiven = Vec::new();
+    for second in 0..2_000_u64 {
+        let slower = if second < 250 { 1.0 } else { 1.0 / 0.68 };
+        for (n, health) in fleet.iter_mut().enumerate() {
+            // They do not alarm in the same second: some have traffic more seldom.
+            if second % (1 + n as u64 / 4) == 0 {
+                let learned = if second < 300 { LAW } else { slowed(slower) };
+                health.watch(seen(slower), learned, None, &settings());
+            }
+        }
+        let found = look_closely(&mut fleet, at(second));
+        assert_eq!(found.ejected, [], "after {second} s");
+        assert!(found.given_up.is_empty());
+        forgiven.extend(found.other_work);
+    }
+    forgiven.sort_unstable();
+    forgiven.dedup();
+    assert_eq!(forgiven, (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_of_another_group_is_not_excused_by_its_own_slowness() {
+    let (own, other) = (GroupName::new("own"), GroupName::new("other"));
+    let mut fleet = fleet(6);
+    for _ in 0..400 {
+        for (n, health) in fleet.iter_mut().enumerate() {
+            let slower = if n == 0 && health.pace != Pace::default() {
+                2.0
+            } else {
+                1.0
+            };
+            health.watch(seen(slower), LAW, Some(LAW), &settings());
+        }
+    }
+    let mut members: Vec<_> = fleet
+        .iter_mut()
+        .enumerate()
+        .map(|(n, health)| Member {
+            health,
+            group: if n == 0 { &own } else { &other },
+            capacity: TokensPerSecond(100.0),
+        })
+        .collect();
+    let found = review(&mut members, &settings(), at(0));
+    assert_eq!(found.ejected, [(0, Fault::SlowerThanPeers)]);
+    assert!(found.other_work.is_empty());
+}
+
+#[test]
+fn a_worker_ejected_twice_within_an_hour_is_given_up_and_one_ejected_now_and_then_is_not() {
+    for (apart_s, wanted) in [(1_800, true), (3_700, false)] {
+        let mut fleet = fleet(4);
+        for n in 0..3 {
+            fail(&mut fleet[0], 5);
+            let found = look_closely(&mut fleet, at(n * apart_s));
+            assert_eq!(found.ejected.len(), 1);
+            let given_up = n > 0 && wanted;
+            assert_eq!(!found.given_up.is_empty(), given_up, "{n} of {apart_s} s");
+            look(&mut fleet, at(n * apart_s + 700));
+        }
+    }
+}
+
+#[test]
+fn one_of_two_that_is_slow_for_good_is_given_up_without_an_ejection() {
+    let mut fleet = fleet(2);
+    let given_up = (0..3_600).find_map(|second| {
+        let slower = if second < 100 { 1.0 } else { 1.5 };
+        fleet[0].watch(seen(slower), LAW, None, &settings());
+        fleet[1].watch(seen(1.0), LAW, None, &settings());
+        let found = look_closely(&mut fleet, at(second));
+        assert_eq!(found.ejected, [], "half of all is too much");
+        found.given_up.first().map(|given_up| (second, *given_up))
+    });
+    let (second, who) = given_up.expect("given up");
+    assert!((800..1_000).contains(&second), "after {second} s");
+    let fault = Fault::SlowerThanBefore;
+    assert_eq!(who, (0, GivenUp::SlowForGood { fault }));
+}
+
+fn slowed(times: f64) -> IterationLaw {
+    IterationLaw {
+        base_s: LAW.base_s * times,
+        per_stream_s: LAW.per_stream_s * times,
+        ..LAW
+    }
 }
 
 proptest! {
@@ -187,6 +295,7 @@ proptest! {
         capacities in prop::collection::vec(1.0..1_000.0_f64, 1..30),
         failing in prop::collection::vec((0_usize..30, 0_u64..400), 0..60),
     ) {
+        let group = GroupName::new("g");
         let mut fleet = fleet(capacities.len());
         let mut failing = failing;
         failing.sort_by_key(|(_, s)| *s);
@@ -195,7 +304,7 @@ proptest! {
             let mut members: Vec<_> = fleet
                 .iter_mut()
                 .zip(&capacities)
-                .map(|(health, capacity)| Member { health, capacity: TokensPerSecond(*capacity) })
+                .map(|(health, capacity)| Member { health, group: &group, capacity: TokensPerSecond(*capacity) })
                 .collect();
             review(&mut members, &settings(), at(s));
             let out: f64 = members

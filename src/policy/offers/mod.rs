@@ -190,6 +190,7 @@ fn judge(
         usd_per_hour,
         bid,
         tokens_per_second: TokensPerSecond(speed),
+        speed_sd: belief.sd,
         stated_tokens_per_second: TokensPerSecond(stated),
         usd_per_million_tokens: expected * 1e6,
         chance,

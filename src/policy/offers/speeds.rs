@@ -53,6 +53,8 @@ pub(super) struct Belief {
     pub class_sd: f64,
     pub machine_sd: f64,
     pub class_seen: bool,
+    /// Of all together, within what is known of machines that were measured and of those that never were.
+    pub sd: f64,
 }
 
 /// Normal: mean and precision.
@@ -171,6 +173,7 @@ impl SpeedBeliefs {
                 .precision
                 .powf(-0.5),
             class_seen: class_known.precision > 0.0,
+            sd: machine.precision.powf(-0.5).clamp(NOISE_SD, CLASS_SD),
         }
     }
 

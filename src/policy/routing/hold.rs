@@ -15,6 +15,7 @@ pub struct Hold {
     kv: u64,
     prompt_tokens: u64,
     produced: u64,
+    is_unseen: bool,
     outlook: Outlook,
     /// Tokens after which the outlook says something new.
     next_look: u64,
@@ -40,6 +41,7 @@ impl Hold {
             kv: tokens(kv_of(cost)),
             prompt_tokens,
             produced: 0,
+            is_unseen: false,
             outlook: cost.outlook,
             next_look: Outlook::next_look(0),
         }
@@ -49,6 +51,7 @@ impl Hold {
     pub fn unseen(cost: &PredictedCost) -> Self {
         Self {
             prompt: 0,
+            is_unseen: true,
             ..Self::new(cost)
         }
     }
@@ -63,6 +66,24 @@ impl Hold {
 
     pub fn kv(&self) -> u64 {
         self.kv
+    }
+
+    pub fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens
+    }
+
+    /// Tokens in the KV cache once the prompt is read: now, or where nobody sees its answer grow, half-way through.
+    pub fn resident(&self) -> u64 {
+        if self.is_unseen {
+            self.prompt_tokens + self.kv.saturating_sub(self.prompt_tokens) / 2
+        } else {
+            self.prompt_tokens + self.produced
+        }
+    }
+
+    /// Nobody sees when its prompt is read, nor its answer grow.
+    pub fn is_unseen(&self) -> bool {
+        self.is_unseen
     }
 
     /// The first token came: the prompt's share is done.

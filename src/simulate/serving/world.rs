@@ -77,7 +77,10 @@ impl<'a> World<'a> {
                 .map(|m| ModelledWorker::new(m.law))
                 .collect(),
             busy: vec![false; machines.len()],
-            books: machines.iter().map(Book::new).collect(),
+            books: machines
+                .iter()
+                .map(|m| Book::new(m, &scenario.settings))
+                .collect(),
             streams: vec![None; arrivals.len()],
             first_s: vec![0.0; arrivals.len()],
             sent_s: vec![0.0; arrivals.len()],
@@ -152,7 +155,8 @@ impl<'a> World<'a> {
                 self.iterate(slot);
             }
             Event::Second => {
-                self.books.iter_mut().for_each(Book::measure);
+                let now_s = self.now_s();
+                self.books.iter_mut().for_each(|book| book.measure(now_s));
                 self.dispatch();
                 self.schedule(self.now_s() + 1.0, Event::Second);
             }
@@ -196,7 +200,8 @@ impl<'a> World<'a> {
         let Some(slot) = self.router.choose(&cost, &candidates, self.contention()) else {
             return false;
         };
-        self.streams[id] = Some(self.books[slot].sent(slot, &cost));
+        let now_s = self.now_s();
+        self.streams[id] = Some(self.books[slot].sent(slot, &cost, now_s));
         self.sent_s[id] = self.now_s();
         let arrival = &self.arrivals[id];
         self.workers[slot].submit(Job {
