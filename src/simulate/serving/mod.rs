@@ -12,16 +12,9 @@ use crate::domain::{
 };
 use crate::policy::choose_worker;
 
+pub use crate::simulate::load::Arrival;
 pub use worker::MachineLaw;
 pub use world::run;
-
-/// A request as a trace has it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Arrival {
-    pub at_s: f64,
-    pub prompt_tokens: u32,
-    pub output_tokens: u32,
-}
 
 #[derive(Clone, Debug)]
 pub struct Machine {
