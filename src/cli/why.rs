@@ -9,8 +9,9 @@ use super::asked::{Asked, decisions_path, open_ledger, typed, value};
 use super::exit::Trouble;
 use super::{ledger, offers, plan, show};
 use crate::admin;
-use crate::domain::{OfferChoice, Usd};
+use crate::domain::{OfferChoice, Usd, UsdPerHour};
 use crate::ledger::RentalStory;
+use crate::policy::offers::bid::{BidRecord, BidStep};
 use crate::policy::scaling::DecisionRecord;
 use crate::telemetry::find_decisions;
 
@@ -30,9 +31,17 @@ pub(super) struct Arguments {
 #[derive(Deserialize)]
 struct Explanation {
     worker: Option<RentalStory>,
-    decisions: Vec<DecisionRecord>,
+    decisions: Vec<Decision>,
     #[serde(default)]
     limits: Vec<String>,
+}
+
+/// A line of the decision log.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Decision {
+    Scaling(Box<DecisionRecord>),
+    Bid(Box<BidRecord>),
 }
 
 pub(super) async fn why(arguments: &Arguments) -> Result<ExitCode, Trouble> {
@@ -62,7 +71,10 @@ fn text_of(subject: &str, explanation: &Explanation) -> String {
         text.push_str(&story_text(story));
     }
     for decision in &explanation.decisions {
-        text.push_str(&decision_text(decision, explanation.worker.is_none()));
+        text.push_str(&match decision {
+            Decision::Scaling(decision) => decision_text(decision, explanation.worker.is_none()),
+            Decision::Bid(record) => bid_text(record),
+        });
     }
     for limit in &explanation.limits {
         text.push_str(&format!("nothing more is rented: {limit}\n"));
@@ -123,6 +135,26 @@ fn choice_text(choice: &Value) -> String {
         // Kept by another version.
         Err(_) => format!("  chosen from offers: {choice}\n"),
     }
+}
+
+fn bid_text(record: &BidRecord) -> String {
+    let (bid, known) = (&record.bid, |price: Option<UsdPerHour>| {
+        price.map_or("unknown".to_owned(), show::price)
+    });
+    let step = match record.step {
+        BidStep::Keep => "kept".to_owned(),
+        BidStep::MoveOn => "given up".to_owned(),
+        BidStep::Raise { to, why } => format!("raised to {}: {}", show::price(to), why.as_str()),
+    };
+    format!(
+        "bid of {} for {} at {}: {step}; {} bid, {} the least that wins, {} on demand\n",
+        record.endpoint,
+        record.worker,
+        show::moment(record.at),
+        show::price(bid.bid),
+        known(bid.least),
+        known(bid.on_demand),
+    )
 }
 
 /// `offers`: with those that were judged; a worker's story has its own.

@@ -117,6 +117,9 @@ pub struct Alternative {
     pub usd_per_hour: UsdPerHour,
     /// For its GPUs, storage not included; `None` on demand.
     pub bid: Option<UsdPerHour>,
+    /// Of a bid: what the same GPUs cost on demand, where that is offered too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_demand: Option<UsdPerHour>,
     /// Expected, with all that was learned.
     pub tokens_per_second: TokensPerSecond,
     /// Standard deviation of that, as a share of it.
@@ -149,6 +152,7 @@ impl Alternative {
             interruptible: offer.interruptible,
             usd_per_hour: offer.usd_per_hour,
             bid: None,
+            on_demand: None,
             tokens_per_second: speed,
             speed_sd: unseen(),
             stated_tokens_per_second: speed,

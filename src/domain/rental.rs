@@ -81,6 +81,8 @@ pub struct Instance {
     /// Of that, what it costs while stopped too.
     pub storage_usd_per_hour: UsdPerHour,
     pub interruptible: bool,
+    /// For its GPUs: the lowest bid that wins now.
+    pub least_bid: Option<UsdPerHour>,
     pub machine: Option<MachineKey>,
     pub gpu_name: Option<String>,
     /// The market's words on what it is doing: progress of a pull, an error. Empty where it says nothing.
@@ -106,6 +108,7 @@ impl Instance {
             usd_per_hour,
             storage_usd_per_hour: UsdPerHour::ZERO,
             interruptible: false,
+            least_bid: None,
             machine: None,
             gpu_name: None,
             message: String::new(),

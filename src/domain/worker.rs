@@ -168,6 +168,8 @@ pub enum WorkerEvent {
     },
     /// What the market says of it cannot be mended by waiting, or it is not what was rented.
     InstanceUnfit(FailureReason),
+    /// Somebody bid more than it pays, and now it pays more: its GPUs are waited for.
+    BidRaised,
     /// Its rental ends too soon for anything but leaving in good order.
     EndsSoon,
     /// It was ejected too often: another takes its place.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::domain::{Alternative, BenchmarkResult, InstanceState, Timestamp, UsdPerHour, WorkerId};
+use crate::policy::offers::bid::Raise;
 
 #[derive(Default)]
 pub struct Origin {
@@ -20,6 +21,8 @@ pub struct Origin {
     spare_of: Mutex<Option<WorkerId>>,
     /// Its rental ends by itself before long.
     ends_soon: AtomicBool,
+    /// The last time more was bid for it.
+    raised: Mutex<Option<Raise>>,
     /// From the order to start until it was healthy.
     boot_took: Mutex<Duration>,
     /// What its storage costs while it is stopped.
@@ -91,6 +94,14 @@ impl Origin {
     /// What was so before.
     pub fn set_ends_soon(&self, soon: bool) -> bool {
         self.ends_soon.swap(soon, Relaxed)
+    }
+
+    pub fn raised(&self) -> Option<Raise> {
+        *self.raised.lock()
+    }
+
+    pub fn set_raised(&self, raise: Raise) {
+        *self.raised.lock() = Some(raise);
     }
 
     pub fn boot_took(&self) -> Duration {

@@ -147,6 +147,7 @@ fn benchmarking(
         WorkerEvent::DrainOrdered(then) => release(then, now),
         WorkerEvent::InstanceSeen(InstanceState::Stopped) => to(WorkerPhase::Stopped, now),
         WorkerEvent::InstanceSeen(InstanceState::Scheduling) => fail(FailureReason::Outbid, now),
+        WorkerEvent::BidRaised => to(WorkerPhase::Starting, now),
         _ => lost(event, times, now),
     }
 }
@@ -187,6 +188,7 @@ fn unhealthy(
         WorkerEvent::DrainOrdered(then) => to(WorkerPhase::Draining { then, since: now }, now),
         WorkerEvent::InstanceSeen(InstanceState::Stopped) => to(WorkerPhase::Stopped, now),
         WorkerEvent::InstanceSeen(InstanceState::Scheduling) => fail(FailureReason::Outbid, now),
+        WorkerEvent::BidRaised => to(WorkerPhase::Starting, now),
         _ => lost(event, times, now),
     }
 }

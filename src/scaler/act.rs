@@ -12,7 +12,7 @@ use super::experience::Offers;
 use crate::domain::{
     Alternative, GroupName, InstanceId, InstanceState, MarketKind, Offer, OfferChoice,
     PlannedAction, Release, Rental, RentalLabel, RentalState, ScalingAction, SpeedPrior, Timestamp,
-    WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
+    UsdPerHour, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker, WorkerSpec};
 use crate::market::{Market, MarketError, Order};
@@ -245,6 +245,12 @@ impl Scaler {
     pub(super) fn stop(&self, endpoint: &Arc<EndpointFleet>, worker: &Arc<Worker>) {
         self.on_instance(endpoint, worker, "stop", |market, id| async move {
             market.stop(&id).await
+        });
+    }
+
+    pub(super) fn bid(&self, endpoint: &Arc<EndpointFleet>, worker: &Arc<Worker>, bid: UsdPerHour) {
+        self.on_instance(endpoint, worker, "bid", move |market, id| async move {
+            market.set_bid(&id, bid).await
         });
     }
 

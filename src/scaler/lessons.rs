@@ -160,16 +160,20 @@ impl Scaler {
             hours: hours(at.since(since)),
         });
         let events: Vec<HostEvent> = survived.into_iter().chain(event).collect();
+        self.learn_of_host(worker, &events, at);
+        if from.is_ready() && worker.meter.totals().requests > 0 {
+            self.learn_speed(endpoint, worker, at);
+        }
+    }
+
+    pub(super) fn learn_of_host(&self, worker: &Worker, events: &[HostEvent], at: Timestamp) {
         let rented = worker.origin.rented_as();
         if let Some(machine) = rented.and_then(|rented| rented.machine.clone())
             && !events.is_empty()
         {
-            let host = self.experience.learn_of_host(&machine, &events, at);
+            let host = self.experience.learn_of_host(&machine, events, at);
             let key = format!("{}/{}", machine.host, machine.machine);
             self.remember("host", &key, &(&machine, host), at);
-        }
-        if from.is_ready() && worker.meter.totals().requests > 0 {
-            self.learn_speed(endpoint, worker, at);
         }
     }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod act;
 mod adopt;
+mod bids;
 mod books;
 mod calls;
 mod experience;

@@ -45,7 +45,9 @@ impl Scaler {
         self.books.seen(worker.id(), instance, price, shown_at);
         let settings = endpoint.settings();
         worker.set_address(instance.address, settings.group(&worker.spec.group));
-        self.advance(endpoint, worker, WorkerEvent::InstanceSeen(instance.state));
+        let of_bid = self.mind_bid(endpoint, worker, instance);
+        let event = of_bid.unwrap_or(WorkerEvent::InstanceSeen(instance.state));
+        self.advance(endpoint, worker, event);
         self.look_closer(endpoint, worker, instance, listed_at);
     }
 
@@ -112,6 +114,7 @@ impl Scaler {
                 | WorkerEvent::InstanceSeen(_)
                 | WorkerEvent::InstanceLasts { .. }
                 | WorkerEvent::InstanceUnfit(_)
+                | WorkerEvent::BidRaised
                 | WorkerEvent::EndsSoon
                 | WorkerEvent::GivenUp
         );

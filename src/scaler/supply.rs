@@ -42,6 +42,15 @@ impl Supply {
         (search.offers.clone(), ask)
     }
 
+    /// What was offered last, however long ago.
+    pub(super) fn known(&self, endpoint: &EndpointName, group: &GroupName) -> Vec<Offer> {
+        let searches = self.0.lock();
+        let search = searches.get(&(endpoint.clone(), group.clone()));
+        search
+            .map(|search| search.offers.clone())
+            .unwrap_or_default()
+    }
+
     /// True if it is the first answer.
     pub(super) fn answered(
         &self,

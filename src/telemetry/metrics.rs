@@ -35,6 +35,7 @@ pub struct Metrics {
     pub streams_broken: IntCounterVec,
     pub scaling_actions: IntCounterVec,
     pub worker_failures: IntCounterVec,
+    pub bids: IntCounterVec,
     pub market_calls: IntCounterVec,
     pub vast_calls: IntCounterVec,
     pub alive_calls: IntCounterVec,
@@ -238,6 +239,12 @@ impl Metrics {
                 "tidegate_worker_failures_total",
                 "Workers given up.",
                 &[ep, "reason"],
+            )?,
+            bids: counter(
+                &r,
+                "tidegate_bids_total",
+                "Bids of running machines that somebody outbid or was about to: raised, refused by a spending limit, or moved_on.",
+                &[ep, "outcome"],
             )?,
             market_calls: counter(
                 &r,

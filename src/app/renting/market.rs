@@ -73,6 +73,8 @@ pub struct World {
     pub destroyed: Vec<InstanceId>,
     pub starts: u32,
     pub refused_ends: u32,
+    /// What was bid for machines that ran already.
+    pub bids: Vec<f64>,
     /// Most dollars an hour that ever existed at once.
     pub peak: f64,
     /// On offer; empty: machines that nobody tells apart, as many as are wanted.
@@ -111,6 +113,11 @@ impl Scripted {
         self.0.lock().creates.len()
     }
 
+    /// Changes the only machine there is, or the first.
+    pub fn change(&self, change: impl FnOnce(&mut Instance)) {
+        self.with(|world| change(world.machines.values_mut().next().expect("a machine")));
+    }
+
     /// A machine that nobody rented through this market.
     pub fn put(&self, installation: &str, worker: &str) -> InstanceId {
         let label = RentalLabel {
@@ -119,6 +126,16 @@ impl Scripted {
             worker: WorkerId::new(worker),
         };
         self.0.lock().make(&label, None)
+    }
+
+    /// Whether it answers.
+    pub fn runs(&self, id: &InstanceId) -> bool {
+        let world = self.0.lock();
+        let mut running = world
+            .machines
+            .values()
+            .filter(|machine| machine.state == InstanceState::Running);
+        running.any(|machine| machine.id == *id)
     }
 
     pub fn has(&self, id: &InstanceId) -> bool {
@@ -149,6 +166,16 @@ pub fn machine(id: &str, usd_per_hour: f64) -> Offer {
             available_for: Duration::from_secs(30 * 86_400),
         }),
         ..Offer::plain(OfferId::new(id), UsdPerHour(usd_per_hour))
+    }
+}
+
+/// The same machine for whoever bids most; `least` wins now.
+pub fn to_bid_for(offer: &Offer, least: f64) -> Offer {
+    Offer {
+        id: OfferId::new(format!("{}-bid", offer.id)),
+        usd_per_hour: UsdPerHour(least),
+        interruptible: true,
+        hardware: offer.hardware.clone(),
     }
 }
 
@@ -310,6 +337,23 @@ impl Market for Scripted {
             }
             world.machines.retain(|_, machine| machine.id != *id);
             world.destroyed.push(id.clone());
+            Ok(())
+        })
+    }
+
+    async fn set_bid(&self, id: &InstanceId, bid: UsdPerHour) -> Result<(), MarketError> {
+        self.with(|world| {
+            world.is_down()?;
+            world.bids.push(bid.0);
+            let mut machines = world.machines.values_mut();
+            let machine = machines.find(|machine| machine.id == *id);
+            let machine = machine.ok_or(MarketError::NotFound)?;
+            machine.usd_per_hour = bid;
+            // Whoever bids enough has its GPUs again.
+            let wins = machine.least_bid.is_none_or(|least| bid >= least);
+            if wins && machine.state == InstanceState::Scheduling {
+                machine.state = InstanceState::Running;
+            }
             Ok(())
         })
     }

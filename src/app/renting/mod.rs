@@ -1,6 +1,7 @@
 //! The scaler, the ledger and a market that misbehaves: what is rented, found again, and never twice.
 
 mod accounts;
+mod bids;
 mod chaos;
 mod market;
 mod prices;
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{self, SourceFile};
 use crate::domain::{RentalState, WorkerEvent, WorkerPhase};
-use crate::fleet::{EndpointFleet, Fleet};
+use crate::fleet::{EndpointFleet, Fleet, Worker};
 use crate::ledger::Ledger;
 use crate::market::{FixedMarket, Market};
 use crate::scaler::{Markets, Scaler};
@@ -45,7 +46,7 @@ fn endpoint(name: &str, workers: u32) -> String {
 /// The same where machines are told apart and have prices of their own; `more` is further settings.
 fn rented_endpoint(workers: u32, more: &str) -> String {
     format!(
-        "endpoint_name: chat\nmarket: vast\nmin_load: {}\ntarget_util: 1\nbenchmark: off\noffers: {{race: 0}}\ntimeouts: {{drain: 0.2, drain_limit: 1}}\n{more}\nworker_groups:\n  - {{name: g, engine: tgi, search_params: num_gpus=1, launch_args: \"--image i --disk 10 --ssh --env '-p 80:80' --onstart-cmd serve\", tokens_per_second: 100, image_gb: 0, model_gb: 0}}\n",
+        "endpoint_name: chat\nmarket: vast\nmin_load: {}\ntarget_util: 1\nbenchmark: off\noffers: {{race: 0}}\ntimeouts: {{drain: 0.2, drain_limit: 1, scheduling: 1, unresponsive: 0.5}}\n{more}\nworker_groups:\n  - {{name: g, engine: tgi, search_params: num_gpus=1, launch_args: \"--image i --disk 10 --ssh --env '-p 80:80' --onstart-cmd serve\", tokens_per_second: 100, image_gb: 0, model_gb: 0}}\n",
         workers * 100
     )
 }
@@ -102,6 +103,34 @@ impl Gateway {
         self.fleet.endpoint("chat").expect("endpoint")
     }
 
+    /// The only worker that is ready, or the first.
+    fn worker(&self) -> Arc<Worker> {
+        let workers = self.endpoint().workers();
+        let mut ready = workers.iter().filter(|worker| worker.phase().0.is_ready());
+        ready.next().expect("a ready worker").clone()
+    }
+
+    /// States and reasons in the ledger of every rental so far, the oldest first.
+    fn history(&self) -> Vec<String> {
+        let mut rentals = self.ledger.recent(99).expect("read");
+        rentals.reverse();
+        let events = rentals
+            .iter()
+            .flat_map(|one| self.ledger.events_of(&one.worker).expect("read"));
+        events
+            .map(|event| format!("{}: {}", event.state, event.reason))
+            .collect()
+    }
+
+    async fn has_history(&self, what: &str) {
+        let begun = Instant::now();
+        while !self.history().iter().any(|line| line.contains(what)) {
+            let history = self.history();
+            assert!(begun.elapsed() < DEADLINE, "never: {what} in {history:#?}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     fn ready(&self) -> usize {
         let workers = self.endpoint().workers();
         let ready = workers.iter().filter(|worker| worker.phase().0.is_ready());
@@ -132,7 +161,15 @@ impl Gateway {
     }
 
     async fn has_ready(&self, workers: usize) {
-        wait_until("workers are ready", || self.ready() == workers).await;
+        let begun = Instant::now();
+        while self.ready() != workers {
+            let history = self.history();
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "not {workers} ready: {history:#?}"
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// As after SIGKILL: nothing is finished, nothing more is written.
@@ -156,7 +193,7 @@ fn speak_for(fleet: &Fleet, market: &Scripted) {
             if worker.phase().0 == WorkerPhase::Starting && worker.contact().is_some() {
                 endpoint.report(worker.id(), WorkerEvent::ProbeSucceeded);
             }
-            let is_there = worker.instance().is_none_or(|id| market.has(&id));
+            let is_there = worker.instance().is_none_or(|id| market.runs(&id));
             if worker.phase().0.is_ready() && !is_there {
                 endpoint.report(worker.id(), WorkerEvent::ProbeFailed);
             }

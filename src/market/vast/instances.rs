@@ -213,6 +213,9 @@ pub(super) fn instance(
         usd_per_hour: usd("dph_total"),
         storage_usd_per_hour: usd("storage_total_cost"),
         interruptible: rows::flag(row, "is_bid"),
+        least_bid: rows::number(row, "min_bid")
+            .filter(|usd| *usd > 0.0)
+            .map(UsdPerHour),
         machine: machine(),
         gpu_name: rows::text(row, "gpu_name").map(str::to_owned),
         message: rows::text(row, "status_msg").unwrap_or_default().to_owned(),

@@ -2,7 +2,7 @@
 //!
 //! Pure: beliefs, time and chance are arguments. The choice says what each offer was worth and why it was not taken.
 
-mod bid;
+pub mod bid;
 mod chance;
 mod cost;
 pub mod gpu;
@@ -189,6 +189,9 @@ fn judge(
         interruptible: offer.interruptible,
         usd_per_hour,
         bid,
+        on_demand: bid
+            .and_then(|_| bid::on_demand(offer, situation.offers))
+            .map(UsdPerHour),
         tokens_per_second: TokensPerSecond(speed),
         speed_sd: belief.sd,
         stated_tokens_per_second: TokensPerSecond(stated),

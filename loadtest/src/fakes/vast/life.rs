@@ -160,8 +160,8 @@ impl World {
             return;
         };
         if self.market.machines[instance.machine].holder == Holder::Ours(id) {
-            let machine = instance.machine;
-            self.market.take_away(machine, market_s, 1_800.0);
+            let bid = instance.rental.price.unwrap_or_default();
+            self.market.outbid(instance.machine, bid, market_s);
         }
         instance.ports.clear();
         instance.status_msg = "outbid: waiting for its GPUs".into();
@@ -176,7 +176,8 @@ impl World {
             return;
         };
         let machine = &self.market.machines[instance.machine];
-        let free = machine.holder == Holder::Nobody;
+        // Who took them by a bid loses them by one.
+        let free = matches!(machine.holder, Holder::Nobody | Holder::Bidder(_));
         let pays = instance
             .rental
             .price

@@ -12,6 +12,8 @@ pub const TICK_S: f64 = 30.0;
 /// Mean time that somebody else keeps a machine, and that a machine is away.
 const OTHERS_KEEP_S: f64 = 3_600.0;
 const AWAY_S: f64 = 1_200.0;
+/// How long who bid more keeps what he got, unless somebody bids more again.
+const BIDDERS_KEEP_S: f64 = 1_800.0;
 
 const LOCATIONS: [&str; 8] = [
     "Sweden, SE",
@@ -30,6 +32,8 @@ pub enum Holder {
     Nobody,
     /// Until so many seconds of the market.
     Others(f64),
+    /// The same, by a bid: a higher one takes them back.
+    Bidder(f64),
     /// The instance's id.
     Ours(u64),
     /// Off the market until then.
@@ -181,6 +185,13 @@ impl Market {
         }
     }
 
+    /// Somebody bids more than `bid` and has the machine for a while.
+    pub fn outbid(&mut self, machine: usize, bid: f64, now_s: f64) {
+        let machine = &mut self.machines[machine];
+        machine.holder = Holder::Bidder(now_s + BIDDERS_KEEP_S);
+        machine.min_bid = machine.min_bid.max(rounded(bid * 1.02));
+    }
+
     /// Somebody else takes the machine, whoever has it.
     pub fn take_away(&mut self, machine: usize, now_s: f64, for_s: f64) {
         self.machines[machine].holder = Holder::Others(now_s + for_s);
@@ -190,9 +201,11 @@ impl Market {
 fn next_holder(rng: &mut Rng, machine: &Machine, now_s: f64) -> Holder {
     match machine.holder {
         Holder::Ours(id) => Holder::Ours(id),
-        Holder::Others(until) | Holder::Away(until) if until > now_s => machine.holder,
+        Holder::Others(until) | Holder::Bidder(until) | Holder::Away(until) if until > now_s => {
+            machine.holder
+        }
         _ if now_s > machine.until_s => Holder::Away(f64::INFINITY),
-        Holder::Others(_) | Holder::Away(_) => Holder::Nobody,
+        Holder::Others(_) | Holder::Bidder(_) | Holder::Away(_) => Holder::Nobody,
         Holder::Nobody if happens(rng, 0.012) => {
             Holder::Others(now_s + waiting(rng, OTHERS_KEEP_S))
         }

@@ -91,7 +91,7 @@ fn claim(hardware: &Machine, market_s: f64, cancel_unavail: bool) -> Result<Clai
     match hardware.holder {
         Holder::Nobody => Ok(Claim::Free),
         Holder::Ours(_) if market_s - hardware.taken_at_s < BOTH_ACCEPTED_S => Ok(Claim::JustTaken),
-        Holder::Others(_) if !cancel_unavail => Ok(Claim::Waiting),
+        Holder::Others(_) | Holder::Bidder(_) if !cancel_unavail => Ok(Claim::Waiting),
         _ => Err(Refusal::NoSuchAsk),
     }
 }

@@ -20,11 +20,12 @@ pub const FILTERED: [&str; 10] = [
     "image_uuid",
 ];
 
-pub fn row(instance: &Instance, clock: &Clock, now: At) -> Value {
+/// `min_bid`: the lowest that wins its machine now.
+pub fn row(instance: &Instance, min_bid: f64, clock: &Clock, now: At) -> Value {
     let mut row = hardware(&instance.hardware);
     merge(&mut row, state(instance, clock, now));
     merge(&mut row, container(instance));
-    merge(&mut row, price(instance));
+    merge(&mut row, price(instance, min_bid));
     row
 }
 
@@ -71,7 +72,7 @@ fn container(instance: &Instance) -> Value {
     })
 }
 
-fn price(instance: &Instance) -> Value {
+fn price(instance: &Instance, min_bid: f64) -> Value {
     let (gpu, disk) = (instance.gpu_usd_per_hour, instance.storage_usd_per_hour);
     let total = gpu + disk;
     let flops = instance.hardware.class().tflops * f64::from(instance.hardware.gpus);
@@ -81,7 +82,7 @@ fn price(instance: &Instance) -> Value {
     });
     json!({
         "dph_base": gpu, "dph_total": total, "storage_cost": instance.hardware.storage_cost,
-        "storage_total_cost": disk, "min_bid": instance.hardware.min_bid,
+        "storage_total_cost": disk, "min_bid": min_bid,
         "dlperf_per_dphtotal": instance.hardware.dlperf() / total, "flops_per_dphtotal": flops / total,
         "score": instance.hardware.dlperf() / total, "search": parts, "instance": parts,
     })

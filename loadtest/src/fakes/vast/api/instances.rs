@@ -7,6 +7,7 @@ use super::Call;
 use super::answer::Answer;
 use crate::fakes::vast::accounts::Caller;
 use crate::fakes::vast::clock::At;
+use crate::fakes::vast::instance::Instance;
 use crate::fakes::vast::logs;
 use crate::fakes::vast::query;
 use crate::fakes::vast::row::{FILTERED, row};
@@ -18,8 +19,12 @@ const PAGE_MAX: usize = 25;
 fn rows(world: &World, now: At, caller: Caller) -> Vec<Value> {
     let instances = world.instances.values();
     let own = instances.filter(|instance| world.own(caller, instance.id).is_ok());
-    own.map(|instance| row(instance, &world.clock, now))
-        .collect()
+    own.map(|instance| row_of(world, instance, now)).collect()
+}
+
+fn row_of(world: &World, instance: &Instance, now: At) -> Value {
+    let min_bid = world.market.machines[instance.machine].min_bid;
+    row(instance, min_bid, &world.clock, now)
 }
 
 /// The old list, all at once.
@@ -139,7 +144,7 @@ pub fn spoilt(mut answer: Answer, rng: &mut Rng) -> Answer {
 /// An object, or null for what does not exist: under a plural name.
 pub fn one(world: &World, now: At, caller: Caller, id: &str) -> Result<Answer, Refusal> {
     let found = number(id).and_then(|id| world.own(caller, id));
-    let row = found.map_or(Value::Null, |instance| row(instance, &world.clock, now));
+    let row = found.map_or(Value::Null, |instance| row_of(world, instance, now));
     Ok(Answer::ok(json!({ "instances": row })))
 }
 
