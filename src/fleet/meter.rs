@@ -23,7 +23,6 @@ pub struct Meter {
     /// Streams without a first token, and the sum of the moments they were sent, in ms.
     unread: AtomicU32,
     unread_since_ms: AtomicU64,
-    prompts_read: AtomicU32,
     prompt_tokens_read: AtomicU64,
     output_tokens_seen: AtomicU64,
     prompt_tokens: AtomicU64,
@@ -77,7 +76,6 @@ impl Meter {
     pub(super) fn prompt_read(&self, tokens: u64) {
         let waited = u64::from(self.decoding.load(Relaxed));
         self.prompts_waited_for.fetch_add(tokens * waited, Relaxed);
-        self.prompts_read.fetch_add(1, Relaxed);
         self.prompt_tokens_read.fetch_add(tokens, Relaxed);
     }
 
@@ -136,11 +134,12 @@ impl Meter {
             seconds,
             gaps: self.take_gaps(),
             served: Served {
-                prompts: self.prompts_read.swap(0, Relaxed),
                 prompt_tokens: self.prompt_tokens_read.swap(0, Relaxed) as f64,
                 output_tokens: self.output_tokens_seen.swap(0, Relaxed) as f64,
             },
             decoding: self.decoding.load(Relaxed),
+            in_flight: load.in_flight,
+            kv_reserved_tokens: load.kv_reserved_tokens,
             outstanding: load.outstanding,
             prefilling: load.prefilling,
             unread_for_s: if unread > 0 {
@@ -157,4 +156,6 @@ pub(super) struct Unfinished {
     pub(super) outstanding: Tokens,
     /// The part of it that is prompts not read yet.
     pub(super) prefilling: Tokens,
+    pub(super) in_flight: u32,
+    pub(super) kv_reserved_tokens: f64,
 }

@@ -173,9 +173,14 @@ impl Scanned {
 
     pub(super) fn kv(&self) -> Option<KvRoom> {
         given(self.kv_capacity.load(Relaxed)).map(|capacity| KvRoom {
-            used: self.kv_used.load(Relaxed) as f64,
+            used: self.kv_used(),
             capacity: f64::from(capacity),
         })
+    }
+
+    /// Tokens that its requests are counted for.
+    pub(super) fn kv_used(&self) -> f64 {
+        self.kv_used.load(Relaxed) as f64
     }
 
     pub(super) fn set_kv_capacity(&self, tokens: Option<u32>) {

@@ -369,6 +369,8 @@ impl Worker {
         let load = Unfinished {
             outstanding: self.load_view().outstanding(),
             prefilling: self.scan.prefilling(),
+            in_flight: self.load_view().in_flight(),
+            kv_reserved_tokens: self.scan.kv_used(),
         };
         let second = self.meter.take_second(seconds, load, now);
         let mut estimate = self.estimate.lock();

@@ -84,6 +84,7 @@ fn simulated(arrivals: &[Arrival], seed: u64, slower: f64) -> Figures {
         settings: fleet::settings_for(slower),
         reserve_tokens: u32::MAX,
         clients: 1,
+        slowdowns: Vec::new(),
         seed,
     };
     let mut ours = Production::new(&scenario.settings);

@@ -141,6 +141,7 @@ impl RoutingCommand {
             settings: fleet::settings(),
             reserve_tokens: self.reserve.unwrap_or(u32::MAX),
             clients: self.clients,
+            slowdowns: Vec::new(),
             seed,
         };
         let mut router = router_named(router, &scenario, seed)?;

@@ -15,21 +15,23 @@ const PRIOR_STREAMS: f64 = 2.0;
 /// Fading sums.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Mix {
-    prompts: f64,
     prompt_tokens: f64,
     output_tokens: f64,
     streams: f64,
     kv_kilotokens: f64,
+    requests: f64,
+    kv_reserved_tokens: f64,
 }
 
 impl Default for Mix {
     fn default() -> Self {
         Self {
-            prompts: 0.0,
             prompt_tokens: 0.0,
             output_tokens: PRIOR_OUTPUT,
             streams: PRIOR_STREAMS,
             kv_kilotokens: PRIOR_STREAMS * PRIOR_CONTEXT,
+            requests: 0.0,
+            kv_reserved_tokens: 0.0,
         }
     }
 }
@@ -37,15 +39,15 @@ impl Default for Mix {
 impl Mix {
     pub(super) fn observe(&mut self, second: &Second) {
         let served = &second.served;
-        if served.prompts > 0 || served.output_tokens > 0.0 {
-            fade([
-                &mut self.prompts,
-                &mut self.prompt_tokens,
-                &mut self.output_tokens,
-            ]);
-            self.prompts += f64::from(served.prompts);
+        if served.prompt_tokens > 0.0 || served.output_tokens > 0.0 {
+            fade([&mut self.prompt_tokens, &mut self.output_tokens]);
             self.prompt_tokens += finite(served.prompt_tokens);
             self.output_tokens += finite(served.output_tokens);
+        }
+        if second.in_flight > 0 {
+            fade([&mut self.requests, &mut self.kv_reserved_tokens]);
+            self.requests += f64::from(second.in_flight);
+            self.kv_reserved_tokens += finite(second.kv_reserved_tokens);
         }
         if let Some(sample) = &second.gaps {
             fade([&mut self.streams, &mut self.kv_kilotokens]);
@@ -63,9 +65,10 @@ impl Mix {
         self.kv_kilotokens / self.streams.max(1e-3)
     }
 
-    /// Tokens that a request holds at its end; `None` before any was seen.
+    /// Tokens of the KV cache that a request is counted for while it is there: long ones are there longer. `None` before
+    /// any was seen.
     pub(super) fn kv_per_request(&self) -> Option<f64> {
-        (self.prompts >= 1.0).then(|| (self.prompt_tokens + self.output_tokens) / self.prompts)
+        (self.requests >= 1.0).then(|| self.kv_reserved_tokens / self.requests)
     }
 
     pub(super) fn fold(&self, law: IterationLaw) -> GapLaw {

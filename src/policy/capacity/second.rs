@@ -13,8 +13,7 @@ pub struct GapSample {
 /// What it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Served {
-    /// Prompts it began to answer, and their tokens.
-    pub prompts: u32,
+    /// Of prompts that it began to answer.
     pub prompt_tokens: f64,
     pub output_tokens: f64,
 }
@@ -28,6 +27,9 @@ pub struct Second {
     pub served: Served,
     /// Streams and unstreamed requests that are being answered.
     pub decoding: u32,
+    /// Requests it holds, and what of its KV cache is counted as theirs: what they are expected to take at most.
+    pub in_flight: u32,
+    pub kv_reserved_tokens: f64,
     pub outstanding: Tokens,
     /// The part of it that is prompts without a first token, and how long they have been there on average.
     pub prefilling: Tokens,

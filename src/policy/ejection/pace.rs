@@ -9,6 +9,8 @@ use super::Fault;
 const PAST_KNOWN_AFTER: u8 = 60;
 /// How fast the past follows while such a load is new.
 const NEW_LOAD_PACE: f64 = 1.0 / 20.0;
+/// Seconds at the limit's pace that make a suspicion.
+const SUSPICION_S: f64 = 5.0;
 /// Doublings of the number of streams that are told apart.
 const ORDERS: usize = 10;
 /// How fast the past follows the present while there is no suspicion: a quarter of an hour.
@@ -17,6 +19,8 @@ const PAST_PACE: f64 = 1.0 / 900.0;
 const SURPRISE_MAX: f64 = 4.0;
 /// Workers that slow together do not alarm in the same second: this share of the way counts.
 const SUSPECT_SHARE: f64 = 0.25;
+/// A fault is found so much sooner than it has to be: seconds without tokens tell nothing.
+const MARGIN: f64 = 0.85;
 /// A look after a long pause counts no more than this.
 const LOOK_MAX_S: f64 = 2.0;
 
@@ -47,8 +51,10 @@ impl Pace {
         settings: &EjectionSettings,
     ) {
         let anything_known = self.samples.contains(&PAST_KNOWN_AFTER);
+        // A slower worker has more streams at once: they must not teach it another past.
+        let suspicious = self.slower_than_before > SUSPICION_S * half_way(settings);
         let seen = &mut self.samples[order(sample.load.streams)];
-        if *seen >= PAST_KNOWN_AFTER {
+        if *seen >= PAST_KNOWN_AFTER || suspicious {
             add(&mut self.slower_than_before, sample, self.past, settings);
             if self.slower_than_before <= 0.0 {
                 self.past = towards(self.past, learned, PAST_PACE);
@@ -65,7 +71,7 @@ impl Pace {
     }
 
     pub(super) fn fault(&self, settings: &EjectionSettings) -> Option<Fault> {
-        let limit = half_way(settings) * settings.slow_for.as_secs_f64();
+        let limit = limit(settings);
         if self.slower_than_peers > limit {
             Some(Fault::SlowerThanPeers)
         } else if self.slower_than_before > limit {
@@ -77,8 +83,7 @@ impl Pace {
 
     /// Far enough on the way to a fault to be one of those that slowed together.
     pub(super) fn is_suspect(&self, settings: &EjectionSettings) -> bool {
-        let limit = SUSPECT_SHARE * half_way(settings) * settings.slow_for.as_secs_f64();
-        self.slower_than_peers.max(self.slower_than_before) > limit
+        self.slower_than_peers.max(self.slower_than_before) > SUSPECT_SHARE * limit(settings)
     }
 
     pub(super) fn forgive(&mut self) {
@@ -95,6 +100,11 @@ impl Pace {
 /// Half the logarithm of the slowdown that is a fault: what is slower adds up, what is faster takes away.
 fn half_way(settings: &EjectionSettings) -> f64 {
     -settings.slow_ratio.clamp(0.01, 0.99).ln() / 2.0
+}
+
+/// What has to add up for a fault.
+fn limit(settings: &EjectionSettings) -> f64 {
+    MARGIN * half_way(settings) * settings.slow_for.as_secs_f64()
 }
 
 fn add(sum: &mut f64, sample: PaceSample, expected: IterationLaw, settings: &EjectionSettings) {

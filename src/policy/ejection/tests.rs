@@ -136,8 +136,8 @@ fn half_speed_is_found_out_in_about_a_minute_and_seven_tenths_in_three() {
                 "{slower}: {found:?}"
             );
         };
-        within(1.0 / 0.699, 170..190);
-        within(2.0, 50..75);
+        within(1.0 / 0.699, 145..180);
+        within(2.0, 45..75);
         assert_eq!(seconds_until_ejected(1.1, with_peers), None);
     }
 }

@@ -1,11 +1,13 @@
 //! The gateway's books on each worker, kept as the fleet keeps them.
 
 use crate::domain::{
-    Candidate, CapacityView, IterationLoad, KvRoom, PredictedCost, RoutingSettings, Tokens,
+    Candidate, CapacityView, IterationLaw, IterationLoad, KvRoom, PredictedCost, RoutingSettings,
+    Tokens,
 };
 use crate::policy::capacity::{
     CapacityEstimate, GapSample, PRIOR_SD_UNSEEN, Second, Served, Terms,
 };
+use crate::policy::ejection::PaceSample;
 use crate::policy::routing::hold::Hold;
 
 use super::Machine;
@@ -95,7 +97,6 @@ impl Book {
         }
     }
 
-    #[allow(dead_code)]
     pub(super) fn capacity(&self) -> CapacityView {
         self.estimate.view()
     }
@@ -147,7 +148,6 @@ impl Book {
         let prompt = stream.prompt_tokens as f64;
         // Those that flow already have waited for the prompt.
         self.gaps.prompts += prompt * f64::from(self.decoding);
-        self.served.prompts += 1;
         self.served.prompt_tokens += prompt;
         self.resident += stream.prompt_tokens;
         self.decoding += 1;
@@ -163,7 +163,7 @@ impl Book {
     }
 
     /// Once a second.
-    pub(super) fn measure(&mut self, now_s: f64) {
+    pub(super) fn measure(&mut self, now_s: f64) -> Option<PaceSample> {
         let gaps = std::mem::take(&mut self.gaps);
         let unread = f64::from(self.unread.max(1));
         let second = Second {
@@ -171,6 +171,8 @@ impl Book {
             gaps: gaps.sample(),
             served: std::mem::take(&mut self.served),
             decoding: self.decoding,
+            in_flight: self.in_flight,
+            kv_reserved_tokens: self.kv as f64,
             outstanding: Tokens(self.work as f64 / 1_000.0),
             prefilling: Tokens(self.prefilling as f64 / 1_000.0),
             unread_for_s: if self.unread > 0 {
@@ -180,6 +182,20 @@ impl Book {
             },
         };
         self.estimate.observe(&second);
+        second.gaps.map(|gaps| PaceSample {
+            mean_gap_s: gaps.mean_gap_s,
+            load: gaps.load,
+            seconds: 1.0,
+        })
+    }
+
+    pub(super) fn law(&self) -> IterationLaw {
+        self.estimate.law()
+    }
+
+    /// The work changed, not the worker.
+    pub(super) fn learn_anew(&mut self) {
+        self.estimate.widen();
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,7 +1,10 @@
 //! Requests on a fleet of modelled workers in virtual time: the production choice of workers, its predictions, its
 //! measuring of speed and its order of waiting, or another router in its place.
 
+#[cfg(test)]
+mod capacity_tests;
 mod gateway;
+mod judge;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -13,8 +16,9 @@ use crate::domain::{
 use crate::policy::choose_worker;
 
 pub use crate::simulate::load::Arrival;
+pub use judge::Watched;
 pub use worker::MachineLaw;
-pub use world::run;
+pub use world::{run, run_watched};
 
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -34,7 +38,16 @@ pub struct Scenario {
     pub reserve_tokens: u32,
     /// Requests belong to one of so many clients by chance.
     pub clients: u32,
+    pub slowdowns: Vec<Slowdown>,
     pub seed: u64,
+}
+
+/// From some moment on a machine takes so many times as long for everything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slowdown {
+    pub machine: usize,
+    pub at_s: f64,
+    pub times: f64,
 }
 
 /// What became of a request.

@@ -32,6 +32,7 @@ fn scenario(factors: &[f64], seed: u64) -> Scenario {
         settings: RoutingSettings::default(),
         reserve_tokens: u32::MAX,
         clients: 1,
+        slowdowns: Vec::new(),
         seed,
     }
 }

@@ -78,6 +78,8 @@ pub struct Emission {
 #[derive(Clone, Debug)]
 pub struct ModelledWorker {
     law: MachineLaw,
+    /// Everything takes so many times as long.
+    pub(super) slowness: f64,
     waiting: VecDeque<Sequence>,
     active: Vec<Sequence>,
     pub preemptions: u64,
@@ -87,6 +89,7 @@ impl ModelledWorker {
     pub fn new(law: MachineLaw) -> Self {
         Self {
             law,
+            slowness: 1.0,
             waiting: VecDeque::new(),
             active: Vec::new(),
             preemptions: 0,
@@ -126,12 +129,11 @@ impl ModelledWorker {
             held += sequence.held();
         }
         let read = f64::from(CHUNK - budget);
-        Some(
-            self.law.base_s
-                + self.law.per_sequence_s * f64::from(emitting)
-                + self.law.per_kv_token_s * held as f64
-                + read / self.law.prefill_tokens_per_s,
-        )
+        let healthy_s = self.law.base_s
+            + self.law.per_sequence_s * f64::from(emitting)
+            + self.law.per_kv_token_s * held as f64
+            + read / self.law.prefill_tokens_per_s;
+        Some(healthy_s * self.slowness)
     }
 
     /// Ends the iteration: who got a token.

@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::domain::{Api, Candidate, ClientKey, Contention, RequestShape};
+use crate::domain::{Api, Candidate, ClientKey, Contention, RequestShape, Timestamp};
 use crate::policy::cost::{CostModel, cost};
 use crate::policy::queueing::{Claimant, WaitingOrder};
 use crate::simulate::chance::SplitMix;
 
 use super::gateway::{Book, Stream};
+use super::judge::{Judge, Watched};
 use super::worker::{Emission, Job, ModelledWorker};
 use super::{Arrival, Asked, Router, Scenario, Served};
 
@@ -22,12 +23,33 @@ const BYTES_SPREAD: f64 = 0.25;
 enum Event {
     Iteration(usize),
     Arrival(usize),
+    Slowdown(usize),
     Second,
 }
 
 /// Plays all arrivals to their end. The same scenario, arrivals and router give the same result.
 pub fn run(scenario: &Scenario, arrivals: &[Arrival], router: &mut dyn Router) -> Vec<Served> {
+    play(scenario, arrivals, router, None)
+}
+
+/// The same, showing after each second what the gateway believes of its workers.
+pub fn run_watched(
+    scenario: &Scenario,
+    arrivals: &[Arrival],
+    router: &mut dyn Router,
+    watch: &mut dyn FnMut(&Watched),
+) -> Vec<Served> {
+    play(scenario, arrivals, router, Some(watch))
+}
+
+fn play<'a>(
+    scenario: &'a Scenario,
+    arrivals: &'a [Arrival],
+    router: &'a mut dyn Router,
+    watch: Option<&'a mut dyn FnMut(&Watched)>,
+) -> Vec<Served> {
     let mut world = World::new(scenario, arrivals, router);
+    world.watch = watch;
     while world.left > 0 {
         let Some(Reverse((at_ns, _, event))) = world.events.pop() else {
             break;
@@ -60,6 +82,8 @@ struct World<'a> {
     chance: SplitMix,
     served: Vec<Option<Served>>,
     left: usize,
+    judge: Judge,
+    watch: Option<&'a mut dyn FnMut(&Watched)>,
 }
 
 impl<'a> World<'a> {
@@ -91,11 +115,16 @@ impl<'a> World<'a> {
             chance: SplitMix(scenario.seed),
             served: vec![None; arrivals.len()],
             left: arrivals.len(),
+            judge: Judge::of(machines.len()),
+            watch: None,
         };
         for (id, arrival) in arrivals.iter().enumerate() {
             let shape = world.shape(arrival);
             world.shapes.push(shape);
             world.schedule(arrival.at_s, Event::Arrival(id));
+        }
+        for (n, slowdown) in scenario.slowdowns.iter().enumerate() {
+            world.schedule(slowdown.at_s, Event::Slowdown(n));
         }
         world.schedule(1.0, Event::Second);
         world
@@ -154,13 +183,40 @@ impl<'a> World<'a> {
                 }
                 self.iterate(slot);
             }
+            Event::Slowdown(n) => {
+                let slowdown = self.scenario.slowdowns[n];
+                self.workers[slowdown.machine].slowness = slowdown.times;
+            }
             Event::Second => {
-                let now_s = self.now_s();
-                self.books.iter_mut().for_each(|book| book.measure(now_s));
+                self.measure();
                 self.dispatch();
                 self.schedule(self.now_s() + 1.0, Event::Second);
             }
         }
+    }
+
+    fn measure(&mut self) {
+        let now_s = self.now_s();
+        let books = self.books.iter_mut();
+        let samples: Vec<_> = books.map(|book| book.measure(now_s)).collect();
+        let Some(watch) = &mut self.watch else {
+            return;
+        };
+        let laws: Vec<_> = self.books.iter().map(Book::law).collect();
+        let capacities: Vec<_> = self.books.iter().map(Book::capacity).collect();
+        let speeds: Vec<_> = capacities.iter().map(|view| view.mean).collect();
+        let now = Timestamp::from_millis((now_s * 1e3) as u64);
+        let settings = &self.scenario.settings.ejection;
+        let found = self.judge.look(&samples, &laws, &speeds, settings, now);
+        for place in &found.other_work {
+            self.books[*place].learn_anew();
+        }
+        watch(&Watched {
+            at_s: now_s,
+            capacities,
+            ejected: found.ejected,
+            other_work: found.other_work,
+        });
     }
 
     fn contention(&self) -> Contention {

@@ -1,0 +1,55 @@
+//! Who would be ejected, as the fleet judges it once a second. Nobody is: what is measured is the judgement.
+
+use crate::domain::{EjectionSettings, GroupName, IterationLaw, Timestamp, TokensPerSecond};
+use crate::policy::ejection::{Fault, Health, Member, PaceSample, Review, middle, review};
+
+#[derive(Clone, Debug)]
+pub(super) struct Judge {
+    health: Vec<Health>,
+    group: GroupName,
+}
+
+impl Judge {
+    pub(super) fn of(workers: usize) -> Self {
+        Self {
+            health: vec![Health::default(); workers],
+            group: GroupName::new("all"),
+        }
+    }
+
+    pub(super) fn look(
+        &mut self,
+        samples: &[Option<PaceSample>],
+        laws: &[IterationLaw],
+        capacities: &[TokensPerSecond],
+        settings: &EjectionSettings,
+        now: Timestamp,
+    ) -> Review {
+        for (place, sample) in samples.iter().enumerate() {
+            if let Some(sample) = sample {
+                let peers = middle(&mut laws.to_vec(), sample.load);
+                self.health[place].watch(*sample, laws[place], peers, settings);
+            }
+        }
+        let members = self.health.iter_mut().zip(capacities);
+        let mut members: Vec<Member> = members
+            .map(|(health, capacity)| Member {
+                health,
+                group: &self.group,
+                capacity: *capacity,
+            })
+            .collect();
+        review(&mut members, settings, now)
+    }
+}
+
+/// One second of a simulated gateway.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    pub at_s: f64,
+    pub capacities: Vec<crate::domain::CapacityView>,
+    /// Whom the gateway would eject now.
+    pub ejected: Vec<(usize, Fault)>,
+    /// Whose work changed together.
+    pub other_work: Vec<usize>,
+}
