@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use crate::domain::{
-    Alternative, BenchmarkResult, DemandView, FleetSnapshot, GapLaw, InstanceState, KvRoom,
-    MarketKind, MoneyView, PredictionView, ScalingSettings, Timestamp, TokensPerSecond, WaitReason,
-    WaitingView, WorkerPhase, WorkerView,
+    Alternative, BenchmarkResult, CapacityView, DemandView, FleetSnapshot, GapLaw, InstanceState,
+    KvRoom, MarketKind, MoneyView, PredictionView, ScalingSettings, Timestamp, TokensPerSecond,
+    WaitReason, WaitingView, WorkerPhase, WorkerView,
 };
 use crate::fleet::{EndpointFleet, Fleet};
-use crate::policy::ejection::Standing;
+use crate::policy::ejection::{GivenUp, Standing};
 use crate::telemetry::FleetGauges;
 
 /// Clients and routes of them whose predictions are shown: those seen last.
@@ -61,7 +61,11 @@ struct WorkerRow {
     /// Share of its speed it is trusted with: slow start, probation; 0 while ejected.
     weight: f64,
     standing: Standing,
+    /// To be replaced by another, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    given_up: Option<GivenUp>,
     gap: GapLaw,
+    capacity: CapacityView,
     #[serde(skip_serializing_if = "Option::is_none")]
     kv: Option<KvRoom>,
     address: Option<String>,
@@ -140,7 +144,9 @@ fn rows(endpoint: &EndpointFleet, snapshot: FleetSnapshot) -> Vec<WorkerRow> {
                 takes_requests: worker.takes_requests(),
                 weight: worker.weight(),
                 standing: worker.standing(),
+                given_up: worker.given_up(),
                 gap: worker.gap(),
+                capacity: worker.capacity(),
                 kv: worker.kv(),
                 address: contact.as_ref().map(|contact| contact.address.to_string()),
                 served_model: contact.and_then(|contact| contact.served_model.clone()),

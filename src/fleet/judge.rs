@@ -45,6 +45,7 @@ impl EndpointFleet {
         let laws = laws_by_group(&ready);
         for worker in table.iter() {
             let Some(sample) = worker.update_estimate(seconds, now).gaps else {
+                worker.health.lock().rest(seconds);
                 continue;
             };
             let sample = PaceSample {

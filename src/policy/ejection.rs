@@ -173,6 +173,11 @@ impl Health {
         self.pace.watch(sample, learned, peers, settings);
     }
 
+    /// Seconds without tokens.
+    pub fn rest(&mut self, seconds: f64) {
+        self.pace.rest(seconds);
+    }
+
     /// A restarted worker begins without a past.
     pub fn start_anew(&mut self) {
         *self = Self::default();

@@ -23,13 +23,16 @@ const SUSPECT_SHARE: f64 = 0.25;
 const MARGIN: f64 = 0.85;
 /// A look after a long pause counts no more than this.
 const LOOK_MAX_S: f64 = 2.0;
+/// Tokens after a pause speak for as much of it as this, though for no more than the limit's pace: a slow worker is
+/// sent little, and one bad moment is not a minute.
+const PAUSE_MAX_S: f64 = 10.0;
 
 /// The streams of one worker in the last second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PaceSample {
     pub mean_gap_s: f64,
     pub load: IterationLoad,
-    /// Since the sample before.
+    /// Since the look before.
     pub seconds: f64,
 }
 
@@ -40,9 +43,15 @@ pub(super) struct Pace {
     samples: [u8; ORDERS],
     slower_than_before: f64,
     slower_than_peers: f64,
+    /// Without tokens since the last sample.
+    idle_s: f64,
 }
 
 impl Pace {
+    pub(super) fn rest(&mut self, seconds: f64) {
+        self.idle_s += seconds;
+    }
+
     pub(super) fn watch(
         &mut self,
         sample: PaceSample,
@@ -50,12 +59,19 @@ impl Pace {
         peers: Option<IterationLaw>,
         settings: &EjectionSettings,
     ) {
+        let pause_s = std::mem::take(&mut self.idle_s).min(PAUSE_MAX_S);
         let anything_known = self.samples.contains(&PAST_KNOWN_AFTER);
         // A slower worker has more streams at once: they must not teach it another past.
         let suspicious = self.slower_than_before > SUSPICION_S * half_way(settings);
         let seen = &mut self.samples[order(sample.load.streams)];
         if *seen >= PAST_KNOWN_AFTER || suspicious {
-            add(&mut self.slower_than_before, sample, self.past, settings);
+            add(
+                &mut self.slower_than_before,
+                sample,
+                pause_s,
+                self.past,
+                settings,
+            );
             if self.slower_than_before <= 0.0 {
                 self.past = towards(self.past, learned, PAST_PACE);
             }
@@ -65,7 +81,13 @@ impl Pace {
             self.past = towards(self.past, learned, pace);
         }
         match peers {
-            Some(peers) => add(&mut self.slower_than_peers, sample, peers, settings),
+            Some(peers) => add(
+                &mut self.slower_than_peers,
+                sample,
+                pause_s,
+                peers,
+                settings,
+            ),
             None => self.slower_than_peers = 0.0,
         }
     }
@@ -107,12 +129,20 @@ fn limit(settings: &EjectionSettings) -> f64 {
     MARGIN * half_way(settings) * settings.slow_for.as_secs_f64()
 }
 
-fn add(sum: &mut f64, sample: PaceSample, expected: IterationLaw, settings: &EjectionSettings) {
+fn add(
+    sum: &mut f64,
+    sample: PaceSample,
+    pause_s: f64,
+    expected: IterationLaw,
+    settings: &EjectionSettings,
+) {
     let slower = sample.mean_gap_s / expected.at(sample.load);
     if slower.is_finite() && slower > 0.0 {
         let slower = slower.clamp(1.0 / SURPRISE_MAX, SURPRISE_MAX);
+        let excess = slower.ln() - half_way(settings);
         let seconds = sample.seconds.clamp(0.0, LOOK_MAX_S);
-        *sum = (*sum + (slower.ln() - half_way(settings)) * seconds).max(0.0);
+        let paused = excess.min(half_way(settings)) * pause_s;
+        *sum = (*sum + excess * seconds + paused).max(0.0);
     }
 }
 

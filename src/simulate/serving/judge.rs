@@ -26,10 +26,12 @@ impl Judge {
         now: Timestamp,
     ) -> Review {
         for (place, sample) in samples.iter().enumerate() {
-            if let Some(sample) = sample {
-                let peers = middle(&mut laws.to_vec(), sample.load);
-                self.health[place].watch(*sample, laws[place], peers, settings);
-            }
+            let Some(sample) = sample else {
+                self.health[place].rest(1.0);
+                continue;
+            };
+            let peers = middle(&mut laws.to_vec(), sample.load);
+            self.health[place].watch(*sample, laws[place], peers, settings);
         }
         let members = self.health.iter_mut().zip(capacities);
         let mut members: Vec<Member> = members
