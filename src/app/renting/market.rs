@@ -1,6 +1,6 @@
 //! A market that does what a test tells it: loses answers, hides machines, is down. It keeps what really exists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -82,10 +82,16 @@ pub struct World {
     /// What is charged for what was rented, as a share of what its offer said.
     pub price_factor: Option<f64>,
     pub faults: Faults,
+    /// What is done to the machines that are rented next, one each.
+    pub births: VecDeque<Birth>,
+    /// Which offers were ordered.
+    pub ordered: Vec<OfferId>,
     listings: u64,
     next: u64,
     seed: u64,
 }
+
+pub type Birth = Box<dyn FnOnce(&mut Instance) + Send>;
 
 pub struct Scripted(Mutex<World>);
 
@@ -111,6 +117,11 @@ impl Scripted {
 
     pub fn creates(&self) -> usize {
         self.0.lock().creates.len()
+    }
+
+    /// What is done to the next machine that is rented.
+    pub fn next(&self, birth: impl FnOnce(&mut Instance) + Send + 'static) {
+        self.with(|world| world.births.push_back(Box::new(birth)));
     }
 
     /// Changes the only machine there is, or the first.
@@ -199,6 +210,9 @@ impl World {
         machine.machine = hardware.map(|hardware| hardware.machine.clone());
         machine.gpu_name = hardware.map(|hardware| hardware.gpu_name.clone());
         machine.interruptible = bid.is_some();
+        if let Some(birth) = order.and_then(|_| self.births.pop_front()) {
+            birth(&mut machine);
+        }
         self.machines.insert(self.next, machine);
         let price: f64 = self.machines.values().map(|one| one.usd_per_hour.0).sum();
         self.peak = self.peak.max(price);
@@ -228,6 +242,7 @@ impl World {
     fn rent(&mut self, order: &Order<'_>) -> Result<InstanceId, MarketError> {
         let label = order.label;
         self.creates.push((label.clone(), Instant::now()));
+        self.ordered.push(order.offer.id.clone());
         if take(&mut self.faults.lost_calls) || self.happens() {
             return Err(MarketError::Unavailable("no answer".into()));
         }

@@ -3,6 +3,7 @@
 mod accounts;
 mod bids;
 mod chaos;
+mod lives;
 mod market;
 mod prices;
 
@@ -160,6 +161,15 @@ impl Gateway {
         }
     }
 
+    /// Every machine but one is gone again, and that one serves.
+    async fn has_replaced(&self, market: &Scripted) {
+        wait_until("it is replaced", || {
+            market.creates() >= 2 && market.count() == 1
+        })
+        .await;
+        self.has_ready(1).await;
+    }
+
     async fn has_ready(&self, workers: usize) {
         let begun = Instant::now();
         while self.ready() != workers {
@@ -190,11 +200,12 @@ impl Drop for Gateway {
 fn speak_for(fleet: &Fleet, market: &Scripted) {
     for endpoint in fleet.endpoints().values() {
         for worker in endpoint.workers().iter() {
-            if worker.phase().0 == WorkerPhase::Starting && worker.contact().is_some() {
+            let answers = worker.instance().is_some_and(|id| market.runs(&id));
+            let phase = worker.phase().0;
+            if phase == WorkerPhase::Starting && worker.contact().is_some() && answers {
                 endpoint.report(worker.id(), WorkerEvent::ProbeSucceeded);
             }
-            let is_there = worker.instance().is_none_or(|id| market.runs(&id));
-            if worker.phase().0.is_ready() && !is_there {
+            if phase.is_ready() && !answers {
                 endpoint.report(worker.id(), WorkerEvent::ProbeFailed);
             }
         }
