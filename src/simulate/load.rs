@@ -46,18 +46,20 @@ impl Load {
         Self { requests, work }
     }
 
-    /// Work that follows a curve, scaled to `mean` tokens a second. Each second's is drawn (gamma) around the curve's
-    /// value with a variance of `dispersion` times it: the tokens of a typical request for Poisson arrivals, more for
-    /// burstier ones, 0 for the curve itself. Windows without a rate are left out, as if time had not passed.
+    /// Work that follows a curve, scaled to `mean` tokens a second. A window's rate is that of its middle; between two
+    /// middles it changes evenly. Each second's work is drawn (gamma) around it with a variance of `dispersion` times
+    /// it: the tokens of a typical request for Poisson arrivals, more for burstier ones, 0 for the curve itself. Windows
+    /// without a rate are left out, as if no time had passed.
     pub fn of_rates(rates: &Rates, mean: f64, dispersion: f64, seed: u64) -> Self {
         let known: Vec<f64> = rates.rates.iter().flatten().copied().collect();
         let average = known.iter().sum::<f64>() / known.len().max(1) as f64;
         let scale = if average > 0.0 { mean / average } else { 0.0 };
         let mut work = Vec::with_capacity(known.len() * rates.window_s as usize);
-        for (window, rate) in known.iter().enumerate() {
+        for window in 0..known.len() {
             let mut chance = SplitMix::about(seed, "arrivals", window as u64);
-            for _ in 0..rates.window_s {
-                let expected = rate * scale;
+            for second in 0..rates.window_s {
+                let place = (second as f64 + 0.5) / rates.window_s as f64 - 0.5;
+                let expected = scale * between(&known, window, place);
                 work.push(if dispersion > 0.0 {
                     chance.gamma(expected / dispersion) * dispersion
                 } else {
@@ -112,6 +114,16 @@ impl Load {
     }
 }
 
+/// The curve at `place` windows from the middle of a window, in -0.5 to 0.5.
+fn between(rates: &[f64], window: usize, place: f64) -> f64 {
+    let neighbour = if place < 0.0 {
+        window.saturating_sub(1)
+    } else {
+        (window + 1).min(rates.len() - 1)
+    };
+    rates[window] + place.abs() * (rates[neighbour] - rates[window])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,10 +148,15 @@ mod tests {
     fn a_curve_keeps_its_shape_its_mean_and_its_dispersion() {
         let rates = Rates {
             window_s: 20_000,
-            rates: vec![Some(1.0), None, Some(3.0)],
+            rates: vec![Some(1.0), Some(1.0), None, Some(4.0)],
         };
         let plain = Load::of_rates(&rates, 100.0, 0.0, 1);
-        assert_eq!((plain.work[0], plain.work[30_000]), (50.0, 150.0));
+        assert_eq!(plain.length_s(), 60_000);
+        let at = |second: usize| plain.work[second].round();
+        assert_eq!(
+            [0, 20_000, 40_000, 59_000].map(at),
+            [50.0, 50.0, 125.0, 200.0]
+        );
         let drawn = Load::of_rates(&rates, 100.0, 200.0, 1);
         assert_eq!(drawn, Load::of_rates(&rates, 100.0, 200.0, 1));
         let first = &drawn.work[..20_000];
