@@ -1,8 +1,8 @@
 //! The gateway's books on each worker, kept as the fleet keeps them.
 
 use crate::domain::{
-    Candidate, CapacityView, IterationLaw, IterationLoad, KvRoom, PredictedCost, RoutingSettings,
-    Tokens,
+    BenchmarkResult, BenchmarkSettings, Candidate, CapacityView, GapLaw, IterationLaw,
+    IterationLoad, KvRoom, Outlook, PredictedCost, RoutingSettings, Tokens, TokensPerSecond,
 };
 use crate::policy::capacity::{
     CapacityEstimate, GapSample, PRIOR_SD_UNSEEN, Second, Served, Terms,
@@ -31,15 +31,34 @@ pub(super) struct Book {
     unread_since_s: f64,
     gaps: Gaps,
     served: Served,
+    shown: Shown,
 }
 
-/// Sums over the gaps of a second.
+/// What the estimate says, found out once a second as in the fleet.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    speed: TokensPerSecond,
+    gap: GapLaw,
+    full_concurrency: u32,
+}
+
+impl Shown {
+    fn of(estimate: &CapacityEstimate) -> Self {
+        Self {
+            speed: estimate.speed(),
+            gap: estimate.gap(),
+            full_concurrency: estimate.full_concurrency(),
+        }
+    }
+}
+
+/// Sums over the gaps of a second. Whole numbers, so that many gaps at once add up as they do one by one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gaps {
-    seconds: f64,
+    ns: u64,
     tokens: u32,
-    streams_s: f64,
-    resident_s: f64,
+    streams_ns: u128,
+    resident_ns: u128,
     /// Prompt tokens, each as often as a stream waited for it.
     prompts: f64,
 }
@@ -47,21 +66,29 @@ struct Gaps {
 /// One request at a worker.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stream {
-    pub(super) slot: usize,
     hold: Hold,
     sent_s: f64,
-    last_s: Option<f64>,
+    last_ns: Option<u64>,
     tokens: u32,
     prompt_tokens: u64,
+}
+
+impl Stream {
+    /// Nothing has come yet.
+    pub(super) fn is_first(&self) -> bool {
+        self.tokens == 0
+    }
 }
 
 impl Book {
     pub(super) fn new(machine: &Machine, settings: &RoutingSettings) -> Self {
         let prior = machine.speed_prior;
         let terms = Terms::new(prior, machine.max_concurrency, machine.kv_tokens, settings);
+        let estimate = CapacityEstimate::new(prior, PRIOR_SD_UNSEEN, terms);
         Self {
             machine: machine.clone(),
-            estimate: CapacityEstimate::new(prior, PRIOR_SD_UNSEEN, terms),
+            shown: Shown::of(&estimate),
+            estimate,
             work: 0,
             prefilling: 0,
             kv: 0,
@@ -82,12 +109,12 @@ impl Book {
             tried: false,
             in_flight: self.in_flight,
             max_concurrency: self.machine.max_concurrency,
-            full_concurrency: self.estimate.full_concurrency(),
-            speed: self.estimate.speed(),
+            full_concurrency: self.shown.full_concurrency,
+            speed: self.shown.speed,
             weight: 1.0,
             outstanding: Tokens(self.work as f64 / 1_000.0),
             prefilling: Tokens(self.prefilling as f64 / 1_000.0),
-            gap: self.estimate.gap(),
+            gap: self.shown.gap,
             kv: self.machine.kv_tokens.map(|capacity| KvRoom {
                 used: self.kv as f64,
                 capacity: f64::from(capacity),
@@ -101,7 +128,7 @@ impl Book {
         self.estimate.view()
     }
 
-    pub(super) fn sent(&mut self, slot: usize, cost: &PredictedCost, now_s: f64) -> Stream {
+    pub(super) fn sent(&mut self, cost: &PredictedCost, now_s: f64) -> Stream {
         let hold = Hold::new(cost);
         self.work += hold.work();
         self.prefilling += hold.prompt();
@@ -110,33 +137,74 @@ impl Book {
         self.unread += 1;
         self.unread_since_s += now_s;
         Stream {
-            slot,
             hold,
             sent_s: now_s,
-            last_s: None,
+            last_ns: None,
             tokens: 0,
             prompt_tokens: cost.prompt_tokens.max(0.0) as u64,
         }
     }
 
-    pub(super) fn token(&mut self, stream: &mut Stream, now_s: f64) {
+    pub(super) fn token(&mut self, stream: &mut Stream, now_ns: u64) {
         stream.tokens += 1;
-        match stream.last_s.replace(now_s) {
+        match stream.last_ns.replace(now_ns) {
             None => self.first_token(stream),
-            Some(last_s) if stream.tokens > GAPS_SKIPPED + 1 => {
-                let gap_s = now_s - last_s;
-                self.gaps.seconds += gap_s;
+            Some(last_ns) if stream.tokens > GAPS_SKIPPED + 1 => {
+                let gap_ns = now_ns - last_ns;
+                self.gaps.ns += gap_ns;
                 self.gaps.tokens += 1;
-                self.gaps.streams_s += gap_s * f64::from(self.decoding);
-                self.gaps.resident_s += gap_s * self.resident as f64;
+                self.gaps.streams_ns += u128::from(gap_ns) * u128::from(self.decoding);
+                self.gaps.resident_ns += u128::from(gap_ns) * u128::from(self.resident);
             }
             Some(_) => {}
         }
-        let made = stream.hold.produced(1);
+        self.produced(stream, 1);
+        self.resident += 1;
+    }
+
+    fn produced(&mut self, stream: &mut Stream, tokens: u32) {
+        let made = stream.hold.produced(tokens);
         self.work = self.work + made.more_work - made.work;
         self.kv += made.more_kv;
-        self.resident += 1;
-        self.served.output_tokens += 1.0;
+        self.served.output_tokens += f64::from(tokens);
+    }
+
+    /// Iterations of `streams` sequences that ended at `ends_ns`, the one before at `last_ns`: the same as
+    /// [`Self::token`] for each stream at each end, but for what [`Self::tokens`] does.
+    pub(super) fn iterations(&mut self, streams: u32, last_ns: u64, ends_ns: &[u64]) {
+        let streams = u128::from(streams);
+        let mut last_ns = last_ns;
+        for &end_ns in ends_ns {
+            let gap_ns = u128::from(end_ns - last_ns);
+            last_ns = end_ns;
+            // Resident tokens as each stream in turn finds them.
+            let found = streams * u128::from(self.resident) + streams * (streams - 1) / 2;
+            self.gaps.ns += (gap_ns * streams) as u64;
+            self.gaps.tokens += streams as u32;
+            self.gaps.streams_ns += gap_ns * streams * u128::from(self.decoding);
+            self.gaps.resident_ns += gap_ns * found;
+            self.resident += streams as u64;
+        }
+    }
+
+    /// What a stream got in them.
+    pub(super) fn tokens(&mut self, stream: &mut Stream, tokens: u32, now_ns: u64) {
+        stream.last_ns = Some(now_ns);
+        let mut left = tokens;
+        while left > 0 {
+            // As far as something new is known of its length, as if they had come one by one.
+            let made = u64::from(stream.tokens);
+            let look = Outlook::next_look(made).saturating_sub(made).max(1);
+            let piece = left.min(u32::try_from(look).unwrap_or(u32::MAX));
+            self.produced(stream, piece);
+            stream.tokens += piece;
+            left -= piece;
+        }
+    }
+
+    /// Whether all gaps of the stream are measured from now on.
+    pub(super) fn is_measured(stream: &Stream) -> bool {
+        stream.tokens > GAPS_SKIPPED
     }
 
     fn first_token(&mut self, stream: &mut Stream) {
@@ -162,6 +230,42 @@ impl Book {
         self.decoding -= 1;
     }
 
+    /// It goes elsewhere, wherever it is.
+    pub(super) fn left(&mut self, stream: &Stream) {
+        if stream.tokens > 0 {
+            self.ended(stream);
+            return;
+        }
+        self.work -= stream.hold.work();
+        self.prefilling -= stream.hold.prompt();
+        self.kv -= stream.hold.kv();
+        self.in_flight -= 1;
+        self.unread -= 1;
+        self.unread_since_s -= stream.sent_s;
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(super) fn outstanding(&self) -> Tokens {
+        Tokens(self.work as f64 / 1_000.0)
+    }
+
+    pub(super) fn speed(&self) -> TokensPerSecond {
+        self.shown.speed
+    }
+
+    pub(super) fn dependable(&self) -> TokensPerSecond {
+        self.estimate.dependable()
+    }
+
+    /// What it showed before it serves.
+    pub(super) fn take_benchmark(&mut self, result: &BenchmarkResult, asked: &BenchmarkSettings) {
+        self.estimate.take_benchmark(result, Some(asked));
+        self.shown = Shown::of(&self.estimate);
+    }
+
     /// Once a second.
     pub(super) fn measure(&mut self, now_s: f64) -> Option<PaceSample> {
         let gaps = std::mem::take(&mut self.gaps);
@@ -182,6 +286,7 @@ impl Book {
             },
         };
         self.estimate.observe(&second);
+        self.shown = Shown::of(&self.estimate);
         second.gaps.map(|gaps| PaceSample {
             mean_gap_s: gaps.mean_gap_s,
             load: gaps.load,
@@ -209,11 +314,12 @@ impl Book {
 
 impl Gaps {
     fn sample(self) -> Option<GapSample> {
-        (self.tokens > 0 && self.seconds > 0.0).then(|| GapSample {
-            mean_gap_s: self.seconds / f64::from(self.tokens),
+        let ns = self.ns as f64;
+        (self.tokens > 0 && self.ns > 0).then(|| GapSample {
+            mean_gap_s: ns / 1e9 / f64::from(self.tokens),
             load: IterationLoad {
-                streams: self.streams_s / self.seconds,
-                kv_kilotokens: self.resident_s / self.seconds / 1_000.0,
+                streams: self.streams_ns as f64 / ns,
+                kv_kilotokens: self.resident_ns as f64 / ns / 1_000.0,
                 prompt_tokens: self.prompts / f64::from(self.tokens),
             },
             tokens: self.tokens,

@@ -1,5 +1,6 @@
 //! Who would be ejected, as the fleet judges it once a second. Nobody is: what is measured is the judgement.
 
+use super::station::Station;
 use crate::domain::{EjectionSettings, GroupName, IterationLaw, Timestamp, TokensPerSecond};
 use crate::policy::ejection::{Fault, Health, Member, PaceSample, Review, middle, review};
 
@@ -17,7 +18,34 @@ impl Judge {
         }
     }
 
-    pub(super) fn look(
+    /// After the second's measuring; who does other work is learned anew.
+    pub(super) fn watch(
+        &mut self,
+        stations: &mut [Station],
+        settings: &EjectionSettings,
+        now_s: f64,
+    ) -> Watched {
+        let samples: Vec<_> = stations.iter().map(|station| station.pace).collect();
+        let laws: Vec<_> = stations.iter().map(|station| station.book.law()).collect();
+        let capacities: Vec<_> = stations
+            .iter()
+            .map(|station| station.book.capacity())
+            .collect();
+        let speeds: Vec<_> = capacities.iter().map(|view| view.mean).collect();
+        let now = Timestamp::from_millis((now_s * 1e3) as u64);
+        let found = self.look(&samples, &laws, &speeds, settings, now);
+        for place in &found.other_work {
+            stations[*place].book.learn_anew();
+        }
+        Watched {
+            at_s: now_s,
+            capacities,
+            ejected: found.ejected,
+            other_work: found.other_work,
+        }
+    }
+
+    fn look(
         &mut self,
         samples: &[Option<PaceSample>],
         laws: &[IterationLaw],

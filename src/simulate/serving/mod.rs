@@ -3,22 +3,28 @@
 
 #[cfg(test)]
 mod capacity_tests;
+mod floor;
 mod gateway;
 mod judge;
+mod live;
+mod station;
 #[cfg(test)]
 mod tests;
 mod worker;
-mod world;
+
+use std::time::Duration;
 
 use crate::domain::{
     Candidate, Contention, PredictedCost, Preference, RoutingSettings, SpeedPrior, UsdPerHour,
 };
 use crate::policy::choose_worker;
+use judge::Judge;
+use station::Station;
 
 pub use crate::simulate::load::Arrival;
+pub use floor::{Floor, Patience, Rules, Tally};
 pub use judge::Watched;
 pub use worker::MachineLaw;
-pub use world::{run, run_watched};
 
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -62,6 +68,85 @@ pub struct Served {
     pub held_s: f64,
 }
 
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Served,
+    /// Broke off, and could not be gone on with.
+    Failed,
+    /// Refused: too many waited, or it waited too long.
+    Shed,
+}
+
+/// A request that is over, by its index. Times are seconds from its arrival.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ended {
+    pub id: usize,
+    pub outcome: Outcome,
+    pub machine: Option<usize>,
+    pub first_token_s: f64,
+    pub per_token_s: f64,
+    /// Last sent to a worker.
+    pub held_s: f64,
+    /// First begun with by an engine.
+    pub begun_s: f64,
+}
+
+/// Plays all arrivals to their end on machines that stay. The same scenario, arrivals and router give the same result.
+pub fn run(scenario: &Scenario, arrivals: &[Arrival], router: &mut dyn Router) -> Vec<Served> {
+    play(scenario, arrivals, router, true, |_, _| {})
+}
+
+/// The same, showing after each second what the gateway believes of its workers.
+pub fn run_watched(
+    scenario: &Scenario,
+    arrivals: &[Arrival],
+    router: &mut dyn Router,
+    watch: &mut dyn FnMut(&Watched),
+) -> Vec<Served> {
+    let mut judge = Judge::of(scenario.machines.len());
+    let settings = &scenario.settings.ejection;
+    play(scenario, arrivals, router, true, |stations, now_s| {
+        watch(&judge.watch(stations, settings, now_s));
+    })
+}
+
+fn play(
+    scenario: &Scenario,
+    arrivals: &[Arrival],
+    router: &mut dyn Router,
+    leaps: bool,
+    watch: impl FnMut(&mut [Station], f64),
+) -> Vec<Served> {
+    let rules = Rules {
+        settings: scenario.settings.clone(),
+        reserve_tokens: scenario.reserve_tokens,
+        clients: scenario.clients,
+        seed: scenario.seed,
+        patience: None,
+        late_after: Duration::MAX,
+        leaps,
+    };
+    let mut floor = Floor::new(rules, arrivals, Box::new(router));
+    for machine in &scenario.machines {
+        floor.add(machine.clone(), false);
+    }
+    for slowdown in &scenario.slowdowns {
+        floor.slow_at(*slowdown);
+    }
+    floor.finish(watch);
+    debug_assert!(floor.books_are_empty());
+    let mut ended = std::mem::take(&mut floor.ended);
+    ended.sort_by_key(|ended| ended.id);
+    let served = ended.into_iter().map(|ended| Served {
+        machine: ended.machine.unwrap_or_default(),
+        first_token_s: ended.first_token_s,
+        per_token_s: ended.per_token_s,
+        held_s: ended.held_s,
+    });
+    served.collect()
+}
+
 /// What a router may know of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
@@ -84,6 +169,21 @@ pub trait Router {
         workers: &[Candidate],
         contention: Contention,
     ) -> Option<usize>;
+}
+
+impl<R: Router + ?Sized> Router for &mut R {
+    fn cost(&self, asked: &Asked) -> PredictedCost {
+        (**self).cost(asked)
+    }
+
+    fn choose(
+        &mut self,
+        cost: &PredictedCost,
+        workers: &[Candidate],
+        contention: Contention,
+    ) -> Option<usize> {
+        (**self).choose(cost, workers, contention)
+    }
 }
 
 /// The one in production.

@@ -88,6 +88,31 @@ fn a_burst_beyond_the_caches_waits_at_the_gateway_and_is_served() {
     assert!(result.iter().any(|served| served.held_s > 1.0));
 }
 
+#[test]
+fn leaps_change_nothing() {
+    for (seed, reserve, clients, rate) in [(1, u32::MAX, 1, 9.0), (2, 1, 4, 12.0), (3, 32, 1, 4.0)]
+    {
+        let mut scenario = scenario(&[1.0, 2.0, 0.5], seed);
+        scenario.reserve_tokens = reserve;
+        scenario.clients = clients;
+        scenario.slowdowns = vec![Slowdown {
+            machine: 1,
+            at_s: 50.0,
+            times: 1.5,
+        }];
+        let mut arrivals = steady(rate, 1_500);
+        let mut chance = crate::simulate::chance::SplitMix(seed);
+        for arrival in &mut arrivals {
+            arrival.at_s += chance.unit() / rate;
+        }
+        let plays = |leaps| {
+            let mut router = Production::new(&scenario.settings);
+            play(&scenario, &arrivals, &mut router, leaps, |_, _| {})
+        };
+        assert_eq!(plays(true), plays(false));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]

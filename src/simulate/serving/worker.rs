@@ -6,11 +6,14 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Prompt tokens read in one iteration.
 const CHUNK: u32 = 2_048;
 
 /// How a kind of machine runs a model.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MachineLaw {
     pub base_s: f64,
     pub per_sequence_s: f64,
@@ -30,6 +33,24 @@ impl MachineLaw {
         let held = batch * (prompt_tokens + output_tokens / 2.0);
         let iteration_s = self.base_s + self.per_sequence_s * batch + self.per_kv_token_s * held;
         1.0 / (output_tokens * iteration_s / batch + prompt_tokens / self.prefill_tokens_per_s)
+    }
+
+    /// The same machine taking `times` as long for everything.
+    pub fn slowed(&self, times: f64) -> Self {
+        Self {
+            base_s: self.base_s * times,
+            per_sequence_s: self.per_sequence_s * times,
+            per_kv_token_s: self.per_kv_token_s * times,
+            prefill_tokens_per_s: self.prefill_tokens_per_s / times,
+            ..*self
+        }
+    }
+
+    fn iteration_s(&self, emitting: u32, held: u64, read: f64) -> f64 {
+        self.base_s
+            + self.per_sequence_s * f64::from(emitting)
+            + self.per_kv_token_s * held as f64
+            + read / self.prefill_tokens_per_s
     }
 }
 
@@ -79,10 +100,20 @@ pub struct Emission {
 pub struct ModelledWorker {
     law: MachineLaw,
     /// Everything takes so many times as long.
-    pub(super) slowness: f64,
+    slowness: f64,
     waiting: VecDeque<Sequence>,
     active: Vec<Sequence>,
+    now: Iteration,
+    admitted: Vec<usize>,
     pub preemptions: u64,
+}
+
+/// The iteration that was begun.
+#[derive(Clone, Copy, Debug, Default)]
+struct Iteration {
+    emitting: u32,
+    held: u64,
+    reads: bool,
 }
 
 impl ModelledWorker {
@@ -92,6 +123,8 @@ impl ModelledWorker {
             slowness: 1.0,
             waiting: VecDeque::new(),
             active: Vec::new(),
+            now: Iteration::default(),
+            admitted: Vec::new(),
             preemptions: 0,
         }
     }
@@ -129,11 +162,78 @@ impl ModelledWorker {
             held += sequence.held();
         }
         let read = f64::from(CHUNK - budget);
-        let healthy_s = self.law.base_s
-            + self.law.per_sequence_s * f64::from(emitting)
-            + self.law.per_kv_token_s * held as f64
-            + read / self.law.prefill_tokens_per_s;
-        Some(healthy_s * self.slowness)
+        self.now = Iteration {
+            emitting,
+            held,
+            reads: budget < CHUNK,
+        };
+        Some(self.law.iteration_s(emitting, held, read) * self.slowness)
+    }
+
+    /// How many iterations, the one that was just begun included, end in nothing but a token for each sequence: no prompt
+    /// is read, no sequence ends, is admitted or loses its place. None where the one begun is not such.
+    ///
+    /// What waits stays there meanwhile: what the active ones claim of the cache does not shrink before one ends.
+    pub fn steady(&self) -> u32 {
+        let active = self.active.len() as u64;
+        if self.now.reads || u64::from(self.now.emitting) != active {
+            return 0;
+        }
+        let left = self
+            .active
+            .iter()
+            .map(|sequence| sequence.job.output_tokens - sequence.emitted);
+        let until_end = left.min().unwrap_or(0).saturating_sub(1);
+        if active <= 1 {
+            return until_end;
+        }
+        let room = u64::from(self.law.kv_tokens).saturating_sub(self.now.held + active);
+        until_end.min(
+            u32::try_from(room / active)
+                .unwrap_or(u32::MAX)
+                .saturating_add(1),
+        )
+    }
+
+    /// The length of the `n`-th iteration after the one that was begun, seconds, while all is steady.
+    pub fn later_s(&self, n: u32) -> f64 {
+        let more = u64::from(n) * u64::from(self.now.emitting);
+        let healthy_s = self
+            .law
+            .iteration_s(self.now.emitting, self.now.held + more, 0.0);
+        healthy_s * self.slowness
+    }
+
+    /// Ends so many iterations at once, the begun one being steady and the next begun like it.
+    pub fn leap(&mut self, iterations: u32) {
+        for sequence in &mut self.active {
+            sequence.emitted += iterations;
+        }
+        self.now.held += u64::from(iterations) * u64::from(self.now.emitting);
+    }
+
+    /// Who is active now.
+    pub fn active_ids(&self) -> impl Iterator<Item = usize> {
+        self.active.iter().map(|sequence| sequence.job.id)
+    }
+
+    /// Who was admitted when the iteration began.
+    pub fn admitted(&mut self) -> std::vec::Drain<'_, usize> {
+        self.admitted.drain(..)
+    }
+
+    /// Everything is taken from it: who was there, and how many tokens each got.
+    pub fn clear(&mut self) -> Vec<(usize, u32)> {
+        self.now = Iteration::default();
+        let waiting = self.waiting.drain(..);
+        let all = self.active.drain(..).chain(waiting);
+        all.map(|sequence| (sequence.job.id, sequence.emitted))
+            .collect()
+    }
+
+    /// From the next iteration on everything takes so many times as long as its law says.
+    pub fn slow(&mut self, times: f64) {
+        self.slowness = times;
     }
 
     /// Ends the iteration: who got a token.
@@ -162,6 +262,7 @@ impl ModelledWorker {
                 return;
             }
             claimed += next.needs();
+            self.admitted.push(next.job.id);
             self.active.extend(self.waiting.pop_front());
         }
     }
