@@ -7,6 +7,7 @@ pub mod benchmark;
 pub mod capacity;
 pub mod cost;
 pub mod ejection;
+pub mod forecast;
 pub mod hedge;
 pub mod lifecycle;
 pub mod limits;

@@ -7,38 +7,63 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Timestamp;
 
-/// A window is remembered in this many pieces at most, so that a memory stays small however often it is written.
-const PIECES: u32 = 32;
+/// Values are remembered in pieces of at most this part of their age, so that a memory stays small however often it is
+/// written.
+const PIECES: u64 = 8;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// The greatest of the values of the last while: values fall and times rise from front to back.
+/// The greatest of the values of the last while, for whiles of any length: values fall and times rise from front to back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PeakWindow(VecDeque<(Timestamp, f64)>);
 
 impl PeakWindow {
-    /// Adds `value` and returns the peak of the last `window` (up to a 32nd of it longer), `value` included.
-    pub(super) fn push(&mut self, value: f64, window: Duration, now: Timestamp) -> f64 {
-        let piece_ms = (window / PIECES).as_millis().max(1) as u64;
-        let piece_of = |at: Timestamp| at.as_millis() / piece_ms;
-        let mut value = value;
-        while let Some(&(at, last)) = self.0.back() {
-            if last > value && piece_of(at) != piece_of(now) {
-                break;
-            }
-            value = value.max(last);
+    /// Adds `value`; what is older than `longest` is forgotten.
+    pub(super) fn push(&mut self, value: f64, longest: Duration, now: Timestamp) {
+        while self.0.back().is_some_and(|&(_, last)| last <= value) {
             self.0.pop_back();
         }
         self.0.push_back((now, value));
         while self
             .0
             .front()
-            .is_some_and(|&(at, _)| now.since(at) > window)
+            .is_some_and(|&(at, _)| now.since(at) > longest)
         {
             self.0.pop_front();
         }
-        self.0.front().map_or(value, |&(_, peak)| peak)
+        self.merge(now);
     }
+
+    /// The peak of the last `window`, or of a little longer.
+    pub(super) fn within(&self, window: Duration, now: Timestamp) -> f64 {
+        let mut recent = self.0.iter().filter(|(at, _)| now.since(*at) <= window);
+        recent.next().map_or(0.0, |&(_, peak)| peak)
+    }
+
+    /// The last of a piece stands for all of it, with the greatest value.
+    fn merge(&mut self, now: Timestamp) {
+        let mut kept: VecDeque<(Timestamp, f64)> = VecDeque::with_capacity(self.0.len());
+        for &(at, value) in &self.0 {
+            match kept.back_mut() {
+                Some(last) if piece(last.0, now) == at.as_millis() / piece_ms(last.0, now) => {
+                    last.0 = at;
+                }
+                _ => kept.push_back((at, value)),
+            }
+        }
+        self.0 = kept;
+    }
+}
+
+/// Which piece of time, counted from the beginning of all time, a moment is in.
+fn piece(at: Timestamp, now: Timestamp) -> u64 {
+    at.as_millis() / piece_ms(at, now)
+}
+
+/// Powers of two, so that a piece only ever grows into one that holds it.
+fn piece_ms(at: Timestamp, now: Timestamp) -> u64 {
+    let most = now.since(at).as_millis() as u64 / PIECES;
+    most.checked_ilog2().map_or(1, |doublings| 1 << doublings)
 }
 
 /// Failures in a row, in waves: what fails during a pause belongs to the failure that began it.
@@ -82,39 +107,42 @@ mod tests {
 
     #[test]
     fn a_peak_is_held_for_the_window_and_not_much_longer() {
-        let window = Duration::from_secs(300);
+        let (longest, window) = (Duration::from_secs(7200), Duration::from_secs(300));
         let mut peaks = PeakWindow::default();
-        assert_eq!(peaks.push(9.0, window, at(0.0)), 9.0);
+        peaks.push(9.0, longest, at(0.0));
         for second in 1..=300 {
-            assert_eq!(peaks.push(1.0, window, at(second as f64)), 9.0);
+            peaks.push(1.0, longest, at(second as f64));
+            assert_eq!(peaks.within(window, at(second as f64)), 9.0);
         }
-        assert_eq!(peaks.push(1.0, window, at(320.0)), 1.0);
+        peaks.push(1.0, longest, at(340.0));
+        assert_eq!(peaks.within(window, at(340.0)), 1.0);
+        assert_eq!(peaks.within(2 * window, at(340.0)), 9.0);
     }
 
     #[test]
     fn a_peak_is_never_forgotten_early_however_often_values_come() {
-        let window = Duration::from_secs(10);
         let mut peaks = PeakWindow::default();
-        let values: Vec<f64> = (0..2000).map(|i| f64::from((i * 7919) % 1000)).collect();
+        let values: Vec<f64> = (0..4000).map(|i| f64::from((i * 7919) % 1000)).collect();
         for (i, &value) in values.iter().enumerate() {
-            let held = peaks.push(value, window, at(i as f64 * 0.05));
-            let recent = &values[i.saturating_sub(200)..=i];
-            let peak = recent.iter().copied().fold(0.0, f64::max);
-            assert!(held >= peak, "at {i}: {held} < {peak}");
+            let now = at(i as f64 * 0.05);
+            peaks.push(value, Duration::from_secs(60), now);
+            for ticks in [20, 200, 1200] {
+                let held = peaks.within(Duration::from_millis(ticks * 50), now);
+                let recent = &values[i.saturating_sub(ticks as usize)..=i];
+                let peak = recent.iter().copied().fold(0.0, f64::max);
+                assert!(held >= peak, "at {i}: {held} < {peak}");
+            }
         }
     }
 
     #[test]
     fn a_long_decline_is_remembered_in_few_pieces() {
         let mut peaks = PeakWindow::default();
-        for i in 0..20_000 {
-            peaks.push(
-                1e6 - f64::from(i),
-                Duration::from_secs(300),
-                at(f64::from(i) * 0.05),
-            );
+        for i in 0..200_000 {
+            let longest = Duration::from_secs(48 * 3600);
+            peaks.push(1e6 - f64::from(i), longest, at(f64::from(i)));
         }
-        assert!(peaks.0.len() <= PIECES as usize + 2, "{}", peaks.0.len());
+        assert!(peaks.0.len() <= 200, "{}", peaks.0.len());
     }
 
     #[test]

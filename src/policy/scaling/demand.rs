@@ -3,11 +3,9 @@
 //! Two views of the same arrivals: one that follows within seconds and one that is calm. The greater counts, so that
 //! a burst is seen at once and forgotten slowly.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{DemandView, Timestamp, Tokens, TokensPerSecond, WaitingView};
+use crate::domain::{DemandView, Timestamp, Tokens, TokensPerSecond};
 
 /// Time constant of the calm view, seconds.
 const CALM_TAU_S: f64 = 60.0;
@@ -58,12 +56,6 @@ impl DemandMemory {
     pub fn load(&self) -> TokensPerSecond {
         TokensPerSecond(self.calm.max(self.quick))
     }
-}
-
-/// The extra load of working off what waits within `drain_within`.
-pub(super) fn backlog_load(waiting: &WaitingView, drain_within: Duration) -> TokensPerSecond {
-    let cost = super::supply::sane(waiting.cost.0);
-    TokensPerSecond(cost / drain_within.as_secs_f64().max(0.001))
 }
 
 #[cfg(test)]

@@ -1,18 +1,11 @@
 //! More capacity: back from draining, restarted or rented, in that order, as each is quicker and cheaper than the next.
 
-use std::time::Duration;
-
 use crate::domain::{
     GroupName, Reason, Release, ScalingPlan, ScalingSettings, Timestamp, WorkerPhase,
 };
 
 use super::supply::{Stock, is_prepared, is_running, is_short, sane, tps, usd_per_speed};
 use super::{Need, ScalingInputs, ScalingMemory};
-
-/// A stopped worker that did not come up when asked is not asked again for so long, if anything else can help.
-const RESTART_DOUBTED_FOR: Duration = Duration::from_secs(600);
-/// Nor at all for so long.
-const RESTART_PAUSE: Duration = Duration::from_secs(60);
 
 /// A group that can be rented now.
 pub(super) struct Rentable<'a> {
@@ -58,22 +51,16 @@ pub(super) fn rentable<'a>(
     found
 }
 
-/// Brings the running capacity up to what is wanted, as far as possible.
-pub(super) fn cover<'a>(
-    stock: &mut Stock<'a>,
-    need: &Need,
-    rentable: &[Rentable<'a>],
-    memory: &ScalingMemory,
-    now: Timestamp,
-) {
-    let doubted = |at: Timestamp| now.since(at) < RESTART_DOUBTED_FOR;
-    let pausing = |at: Timestamp| now.since(at) < RESTART_PAUSE;
-    while let Some(reason) = shortage(stock, need) {
-        let done = cancel_newest_drain(stock, &reason)
-            || restart(stock, memory, doubted, &reason)
-            || rent(stock, rentable, &reason)
-            || restart(stock, memory, pausing, &reason);
-        if !done {
+/// Brings the running capacity up to what is wanted, as far as possible: first with what serves soonest, though slower
+/// starts may be under way, then with what else there is.
+pub(super) fn cover<'a>(stock: &mut Stock<'a>, need: &Need, rentable: &[Rentable<'a>]) {
+    while let Some(reason) = shortage(stock, need, stock.soon()) {
+        if !(cancel_newest_drain(stock, &reason) || restart(stock, false, &reason)) {
+            break;
+        }
+    }
+    while let Some(reason) = shortage(stock, need, stock.running()) {
+        if !(rent(stock, rentable, &reason) || restart(stock, true, &reason)) {
             break;
         }
     }
@@ -81,15 +68,20 @@ pub(super) fn cover<'a>(
 
 /// Less is there, running or prepared, than the plan made from it wants.
 pub fn is_wanting(inputs: &ScalingInputs, plan: &ScalingPlan, settings: &ScalingSettings) -> bool {
-    let stock = Stock::new(inputs, settings.max_workers);
+    let memory = ScalingMemory::default();
+    let stock = Stock::new(
+        inputs,
+        &memory,
+        settings.max_workers,
+        inputs.snapshot.taken_at,
+    );
     let none = stock.count(is_running) == 0 && inputs.snapshot.waiting.requests > 0;
     let prepared = stock.count(is_prepared) >= settings.cold_workers as usize
         && !is_short(stock.prepared(), plan.prepared_wanted.0);
     none || is_short(stock.running(), plan.wanted.0) || !prepared
 }
 
-fn shortage(stock: &Stock, need: &Need) -> Option<Reason> {
-    let have = stock.running();
+fn shortage(stock: &Stock, need: &Need, have: f64) -> Option<Reason> {
     let none = stock.count(is_running) == 0;
     if none && need.waiting > 0 {
         return Some(Reason::RequestsWaitAtZero {
@@ -120,23 +112,24 @@ fn cancel_newest_drain(stock: &mut Stock, reason: &Reason) -> bool {
     newest.is_some()
 }
 
-/// Restarts the stopped worker with the best price for capacity, but none whose last restart is too recent.
-fn restart(
-    stock: &mut Stock,
-    memory: &ScalingMemory,
-    too_recent: impl Fn(Timestamp) -> bool,
-    reason: &Reason,
-) -> bool {
-    let candidates = stock.worst_first(|slot| {
-        let tried = slot.view.and_then(|view| memory.restarts.get(&view.id));
-        slot.phase == WorkerPhase::Stopped
-            && slot.speed > 0.0
-            && !tried.is_some_and(|&at| too_recent(at))
-    });
-    if let Some(&best) = candidates.last() {
+/// Restarts the stopped worker with the best price for capacity, of equals the one that was stopped last: its machine is
+/// the least likely to be let to another meanwhile.
+fn restart(stock: &mut Stock, even_doubted: bool, reason: &Reason) -> bool {
+    let candidates = stock.slots.iter().enumerate();
+    let best = candidates
+        .filter(|(_, slot)| stock.is_restartable(slot, even_doubted))
+        .filter_map(|(index, slot)| Some((index, slot, slot.view?)))
+        .min_by(|(_, a, a_view), (_, b, b_view)| {
+            a.usd_per_speed
+                .total_cmp(&b.usd_per_speed)
+                .then_with(|| b_view.phase_since.cmp(&a_view.phase_since))
+                .then_with(|| a_view.id.cmp(&b_view.id))
+        })
+        .map(|(index, ..)| index);
+    if let Some(best) = best {
         stock.restart(best, reason.clone());
     }
-    !candidates.is_empty()
+    best.is_some()
 }
 
 fn rent<'a>(stock: &mut Stock<'a>, rentable: &[Rentable<'a>], reason: &Reason) -> bool {

@@ -9,6 +9,8 @@
 mod damping;
 mod demand;
 mod grow;
+mod keep;
+mod need;
 #[cfg(test)]
 mod properties;
 mod shrink;
@@ -23,14 +25,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{
     FleetSnapshot, GroupName, OfferChoice, PlannedAction, ScalingAction, ScalingPlan,
-    ScalingSettings, Timestamp, TokensPerSecond, UsdPerHour, WorkerId, WorkerPhase,
+    ScalingSettings, Timestamp, Tokens, TokensPerSecond, UsdPerHour, WorkerId, WorkerPhase,
 };
+use crate::policy::forecast::Forecast;
 
 pub use damping::{Backoff, PeakWindow};
 pub use demand::DemandMemory;
 pub use grow::is_wanting;
 
-use supply::{Stock, sane, tps};
+use need::Typical;
+use supply::{Stock, tps};
 
 /// A worker that has been ready for so long is a success; one that falls over at its first request is not.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
@@ -93,6 +97,9 @@ impl Default for StartOutlook {
 pub struct ScalingMemory {
     first_seen: Option<Timestamp>,
     pub demand: DemandMemory,
+    forecast: Forecast,
+    /// Arrived and late work as last seen.
+    counted: Option<(Tokens, Tokens)>,
     wanted: PeakWindow,
     prepared: PeakWindow,
     groups: BTreeMap<GroupName, GroupMemory>,
@@ -108,18 +115,17 @@ struct GroupMemory {
 
 /// What the load asks for, in tokens a second.
 struct Need {
+    /// The load that it is made for, the backlog's share included.
+    load: TokensPerSecond,
     wanted: f64,
     prepared_wanted: f64,
-    /// Peaks of the two over the last `scale_down_delay`.
-    hold: f64,
-    prepared_hold: f64,
     waiting: usize,
     /// There was demand recently: a lost last worker is replaced.
     at_least_one: bool,
     /// Seconds without demand, once they are enough to go to zero.
     idle_s: Option<f64>,
-    /// The peaks cover all of `scale_down_delay`.
-    peaks_known: bool,
+    /// So much of the past is known.
+    watched_for: Duration,
 }
 
 /// One decision with all it depends on: a line of the decision log.
@@ -150,12 +156,11 @@ pub fn plan_scaling(
     now: Timestamp,
 ) -> (ScalingPlan, ScalingMemory) {
     let mut memory = memory.clone();
-    memory.observe(inputs, now);
-    let load = memory.demand.load()
-        + demand::backlog_load(&inputs.snapshot.waiting, settings.drain_backlog_within);
-    let need = memory.need(inputs, load, settings, now);
-
-    let mut stock = Stock::new(inputs, settings.max_workers);
+    let typical = need::typical(inputs);
+    memory.observe(inputs, &typical, settings, now);
+    let mut stock = Stock::new(inputs, &memory, settings.max_workers, now);
+    let need = memory.need(inputs, &stock, &typical, settings, now);
+    memory.steer(inputs, &stock, settings);
     if inputs.removed {
         shrink::release_all(&mut stock);
     } else {
@@ -164,7 +169,7 @@ pub fn plan_scaling(
     memory.note_restarts(&stock.actions, now);
     let plan = ScalingPlan {
         actions: stock.actions,
-        predicted_load: load,
+        predicted_load: need.load,
         wanted: tps(need.wanted),
         prepared_wanted: tps(need.prepared_wanted),
     };
@@ -179,25 +184,36 @@ fn adjust<'a>(
     settings: &ScalingSettings,
     now: Timestamp,
 ) {
-    let cold_workers = settings.cold_workers;
+    let past = shrink::Past {
+        need,
+        memory,
+        settings,
+        now,
+    };
     shrink::respect_max(stock, settings.max_workers);
     let rentable = grow::rentable(inputs, memory, need, now);
-    grow::cover(stock, need, &rentable, memory, now);
-    grow::prepare(stock, need, cold_workers, &rentable);
-    if let Some(idle_s) = need.idle_s {
-        shrink::release_idle(stock, need, cold_workers, idle_s);
-    } else if need.peaks_known {
-        shrink::release_surplus(stock, need, cold_workers);
+    grow::cover(stock, need, &rentable);
+    grow::prepare(stock, need, settings.cold_workers, &rentable);
+    match need.idle_s {
+        Some(idle_s) => shrink::release_idle(stock, &past, idle_s),
+        None => shrink::release_surplus(stock, &past),
     }
-    if need.peaks_known {
-        shrink::destroy_surplus_stopped(stock, need, cold_workers);
-    }
+    shrink::destroy_surplus_stopped(stock, &past);
 }
 
 impl ScalingMemory {
-    fn observe(&mut self, inputs: &ScalingInputs, now: Timestamp) {
+    fn observe(
+        &mut self,
+        inputs: &ScalingInputs,
+        typical: &Typical,
+        settings: &ScalingSettings,
+        now: Timestamp,
+    ) {
         self.first_seen.get_or_insert(now);
-        self.demand.observe(&inputs.snapshot.demand, now);
+        let demand = &inputs.snapshot.demand;
+        self.demand.observe(demand, now);
+        let pace = typical.pace(settings);
+        self.forecast.observe(demand, typical.speed, pace, now);
         self.observe_failures(inputs, now);
         self.restarts.retain(|id, _| {
             let worker = inputs
@@ -251,40 +267,21 @@ impl ScalingMemory {
             .unwrap_or_default()
     }
 
-    fn need(
-        &mut self,
-        inputs: &ScalingInputs,
-        load: TokensPerSecond,
-        settings: &ScalingSettings,
-        now: Timestamp,
-    ) -> Need {
-        let snapshot = &inputs.snapshot;
-        let waiting = snapshot.waiting.requests;
-        let first_seen = self.first_seen.unwrap_or(now);
-        let last_active = snapshot.demand.last_active;
-        let idle_for = now.since(last_active.unwrap_or(first_seen));
-        let may_sleep = waiting == 0 && sane(settings.min_load.0) == 0.0;
-        let timeout = settings.inactivity_timeout.filter(|_| may_sleep);
-        let idle = timeout.is_some_and(|timeout| idle_for >= timeout);
-
-        // A smoothed load never quite reaches zero; only silence does.
-        let wanted = if idle || inputs.removed {
-            0.0
-        } else {
-            sane(settings.min_load.0).max(load.0)
-                / settings.target_util.unwrap_or(1.0).clamp(0.01, 1.0)
+    /// Late work teaches how much of the surprises to cover, where it was for want of covering more: not where nothing
+    /// was running, and not where all that was wanted could not be had.
+    fn steer(&mut self, inputs: &ScalingInputs, stock: &Stock, settings: &ScalingSettings) {
+        let demand = &inputs.snapshot.demand;
+        let total = (demand.arrived_total, demand.late_total);
+        let Some(before) = self.counted.replace(total) else {
+            return;
         };
-        let prepared_wanted = wanted * sane(settings.cold_mult.unwrap_or(1.0)).max(1.0);
-        let delay = settings.scale_down_delay;
-        Need {
-            wanted,
-            prepared_wanted,
-            hold: self.wanted.push(wanted, delay, now),
-            prepared_hold: self.prepared.push(prepared_wanted, delay, now),
-            waiting,
-            at_least_one: !idle && (last_active.is_some() || waiting > 0),
-            idle_s: idle.then_some(idle_for.as_secs_f64()),
-            peaks_known: now.since(first_seen) >= delay,
+        let (arrived, late) = (total.0 - before.0, total.1 - before.1);
+        let teaches = settings.target_util.is_none() && stock.ready() > 0.0;
+        if teaches {
+            let usual = self.forecast.usual().0;
+            let aim = settings.slo.late_share;
+            let (arrived, late) = (arrived.0.max(0.0), late.0.max(0.0));
+            self.forecast.steering.learn(arrived, late, usual, aim);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Less capacity: what the recent past did not need is drained, then kept stopped or destroyed.
 
-use crate::domain::{Reason, Release, WorkerPhase};
+use std::time::Duration;
 
-use super::Need;
-use super::supply::{Stock, is_prepared, tps};
+use crate::domain::{Reason, Release, ScalingSettings, Timestamp, WorkerPhase};
+
+use super::supply::{Slot, Stock, is_prepared, tps};
+use super::{Need, PeakWindow, ScalingMemory, keep};
 
 /// The endpoint is no more: every worker goes, those that serve after a drain.
 pub(super) fn release_all(stock: &mut Stock) {
@@ -70,62 +72,102 @@ fn dispensable_rank(phase: WorkerPhase) -> Option<u8> {
     }
 }
 
+/// What of the past a release is measured by.
+pub(super) struct Past<'a> {
+    pub need: &'a Need,
+    pub memory: &'a ScalingMemory,
+    pub settings: &'a ScalingSettings,
+    pub now: Timestamp,
+}
+
+impl Past<'_> {
+    fn break_even(&self, slot: &Slot) -> keep::BreakEven {
+        let least = self.settings.scale_down_delay;
+        let mut times = slot
+            .view
+            .map_or(keep::NEVER, |view| keep::break_even(view, &slot.starts));
+        times.stop = times.stop.max(least);
+        // A number for `cold_mult` says what is to be prepared, whatever it costs.
+        times.destroy = match self.settings.cold_mult {
+            Some(_) => least,
+            None => times.destroy.max(least),
+        };
+        times
+    }
+
+    /// The most that was wanted in the last `window`; `None` while that is not known.
+    fn held(&self, peaks: &PeakWindow, window: Duration) -> Option<f64> {
+        (self.need.watched_for >= window).then(|| peaks.within(window, self.now))
+    }
+}
+
 /// Nobody asked for anything for long enough: everything that is ready goes.
-pub(super) fn release_idle(stock: &mut Stock, need: &Need, cold_workers: u32, idle_s: f64) {
+pub(super) fn release_idle(stock: &mut Stock, past: &Past, idle_s: f64) {
     for index in stock.worst_first(|slot| slot.phase.is_ready()) {
-        let then = stop_or_destroy(stock, index, need, cold_workers);
+        let then = stop_or_destroy(stock, index, past);
         stock.drain(index, then, Reason::Idle { idle_s });
     }
 }
 
 /// Releases what the held peak does not need. Only ready workers count as what is left: a starting one is a promise.
-pub(super) fn release_surplus(stock: &mut Stock, need: &Need, cold_workers: u32) {
+pub(super) fn release_surplus(stock: &mut Stock, past: &Past) {
     let mut ready_count = stock.count(WorkerPhase::is_ready);
     for index in stock.worst_first(|slot| slot.phase.is_ready()) {
-        let left = stock.ready() - stock.slots[index].speed;
-        if ready_count <= 1 || left < need.hold {
+        let slot = &stock.slots[index];
+        let left = stock.ready() - slot.speed;
+        let held = past.held(&past.memory.wanted, past.break_even(slot).stop);
+        let Some(held) = held.filter(|held| ready_count > 1 && left >= *held) else {
             continue;
-        }
-        let then = stop_or_destroy(stock, index, need, cold_workers);
+        };
+        let then = stop_or_destroy(stock, index, past);
         let reason = Reason::SurplusCapacity {
             left: tps(left),
-            wanted: tps(need.hold),
+            wanted: tps(held),
         };
         stock.drain(index, then, reason);
         ready_count -= 1;
     }
 }
 
-fn stop_or_destroy(stock: &Stock, index: usize, need: &Need, cold_workers: u32) -> Release {
-    if may_destroy(stock, index, need, cold_workers) {
-        Release::Destroy
-    } else {
-        Release::Stop
+fn stop_or_destroy(stock: &Stock, index: usize, past: &Past) -> Release {
+    match may_destroy(stock, index, past) {
+        Some(_) => Release::Destroy,
+        None => Release::Stop,
     }
 }
 
-fn may_destroy(stock: &Stock, index: usize, need: &Need, cold_workers: u32) -> bool {
-    let speed = stock.slots[index].speed;
+/// What is to be prepared, if that is there without this one.
+fn may_destroy(stock: &Stock, index: usize, past: &Past) -> Option<f64> {
+    let slot = &stock.slots[index];
+    let window = past.break_even(slot).destroy;
+    let held = past.held(&past.memory.prepared, window)?;
     // A smoothed load fades for minutes; its last hundredth of a worker keeps no machine once nobody asks.
-    let negligible = if need.idle_s.is_some() {
-        0.01 * speed
+    let negligible = if past.need.idle_s.is_some() {
+        0.01 * slot.speed
     } else {
         0.0
     };
-    let left = stock.prepared() - speed;
-    left >= need.prepared_hold - negligible && stock.count(is_prepared) > cold_workers as usize
+    let left = stock.prepared() - stock.prepared_speed(slot);
+    let enough = stock.count(is_prepared) > past.settings.cold_workers as usize;
+    (left >= held - negligible && enough).then_some(held)
 }
 
-/// Ends stopped workers beyond what is to be prepared.
-pub(super) fn destroy_surplus_stopped(stock: &mut Stock, need: &Need, cold_workers: u32) {
-    for index in stock.worst_first(|slot| slot.phase == WorkerPhase::Stopped) {
-        if !may_destroy(stock, index, need, cold_workers) {
+/// Ends stopped workers beyond what is to be prepared, those stopped longest first.
+pub(super) fn destroy_surplus_stopped(stock: &mut Stock, past: &Past) {
+    let mut stopped = stock.worst_first(|slot| slot.phase == WorkerPhase::Stopped);
+    stopped.sort_by(|&a, &b| {
+        let (a, b) = (&stock.slots[a], &stock.slots[b]);
+        let by_price = b.usd_per_speed.total_cmp(&a.usd_per_speed);
+        by_price.then_with(|| a.stopped_since().cmp(&b.stopped_since()))
+    });
+    for index in stopped {
+        let Some(held) = may_destroy(stock, index, past) else {
             continue;
-        }
-        let left = stock.prepared() - stock.slots[index].speed;
+        };
+        let left = stock.prepared() - stock.prepared_speed(&stock.slots[index]);
         let reason = Reason::SurplusPrepared {
             left: tps(left),
-            wanted: tps(need.prepared_hold),
+            wanted: tps(held),
         };
         stock.destroy(index, reason);
     }

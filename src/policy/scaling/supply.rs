@@ -1,12 +1,22 @@
 //! The fleet as it will be once the actions chosen so far are carried out: what counts as capacity, and what there
 //! is room for.
 
+use std::time::Duration;
+
 use crate::domain::{
-    GroupName, PlannedAction, Reason, Release, ScalingAction, TokensPerSecond, WorkerPhase,
-    WorkerView,
+    GroupName, PlannedAction, Reason, Release, ScalingAction, Timestamp, TokensPerSecond,
+    WorkerPhase, WorkerView,
 };
 
-use super::ScalingInputs;
+use super::{ScalingInputs, ScalingMemory, StartOutlook};
+
+/// A start that is overdue is expected to take this share of the time it already took.
+const OVERDUE: f64 = 0.25;
+/// A stopped worker that did not come up when asked is not asked again for so long, if anything else can help, and is no
+/// reserve meanwhile.
+const RESTART_DOUBTED_FOR: Duration = Duration::from_secs(600);
+/// Nor at all for so long.
+const RESTART_PAUSE: Duration = Duration::from_secs(60);
 
 /// A share below this is rounding, not a shortage.
 const ROUNDING: f64 = 1e-6;
@@ -18,21 +28,41 @@ pub(super) struct Slot<'a> {
     pub speed: f64,
     pub usd_per_speed: f64,
     pub phase: WorkerPhase,
+    pub starts: StartOutlook,
+    /// Seconds until it serves, if it is starting.
+    pub starts_in_s: f64,
+    /// It will serve as soon as a restart ordered now could: nothing quicker can be had.
+    pub is_near: bool,
+    /// When it was last asked in vain to start.
+    pub failed_at: Option<Timestamp>,
 }
 
 pub(super) struct Stock<'a> {
     pub slots: Vec<Slot<'a>>,
     pub actions: Vec<PlannedAction>,
     max_workers: usize,
+    now: Timestamp,
 }
 
 impl<'a> Stock<'a> {
-    pub fn new(inputs: &'a ScalingInputs, max_workers: u32) -> Self {
-        let slots = inputs.snapshot.workers.iter().map(Slot::existing).collect();
+    pub fn new(
+        inputs: &'a ScalingInputs,
+        memory: &ScalingMemory,
+        max_workers: u32,
+        now: Timestamp,
+    ) -> Self {
+        let unknown = StartOutlook::default();
+        let slot = |view: &'a WorkerView| {
+            let mut supplies = inputs.groups.iter();
+            let supply = supplies.find(|supply| supply.group == view.group);
+            let starts = supply.map_or(&unknown, |supply| &supply.starts);
+            Slot::existing(view, starts, memory.restarts.get(&view.id).copied(), now)
+        };
         Self {
-            slots,
+            slots: inputs.snapshot.workers.iter().map(slot).collect(),
             actions: Vec::new(),
             max_workers: max_workers as usize,
+            now,
         }
     }
 
@@ -47,15 +77,75 @@ impl<'a> Stock<'a> {
         self.capacity(is_running)
     }
 
+    /// Capacity that takes requests now or will as soon as any that is not ordered yet could.
+    pub fn soon(&self) -> f64 {
+        self.capacity_of(|slot| slot.phase.is_ready() || slot.phase.is_starting() && slot.is_near)
+    }
+
     /// Capacity that is running or can be started.
     pub fn prepared(&self) -> f64 {
-        self.capacity(is_prepared)
+        self.capacity_of(|slot| is_prepared(slot.phase) && !self.is_doubted(slot))
     }
 
     fn capacity(&self, counts: impl Fn(WorkerPhase) -> bool) -> f64 {
-        let counted = self.slots.iter().filter(|slot| counts(slot.phase));
+        self.capacity_of(|slot| counts(slot.phase))
+    }
+
+    fn capacity_of(&self, counts: impl Fn(&Slot) -> bool) -> f64 {
+        let counted = self.slots.iter().filter(|slot| counts(slot));
         // Not `sum()`: of nothing that is -0.0, which reads oddly in a reason.
         counted.fold(0.0, |sum, slot| sum + slot.speed)
+    }
+
+    /// A stopped worker that was asked to start a while ago and is stopped still.
+    fn is_doubted(&self, slot: &Slot) -> bool {
+        let failed_at = slot
+            .failed_at
+            .filter(|_| slot.phase == WorkerPhase::Stopped);
+        failed_at.is_some_and(|at| self.now.since(at) < RESTART_DOUBTED_FOR)
+    }
+
+    /// A stopped worker that may be asked to start; a doubted one only where `even_doubted`.
+    pub fn is_restartable(&self, slot: &Slot, even_doubted: bool) -> bool {
+        let pauses = |at: Timestamp| self.now.since(at) < RESTART_PAUSE;
+        let may = match even_doubted {
+            true => !slot.failed_at.is_some_and(pauses),
+            false => !self.is_doubted(slot),
+        };
+        slot.phase == WorkerPhase::Stopped && slot.speed > 0.0 && may
+    }
+
+    /// What a slot adds to the prepared capacity.
+    pub fn prepared_speed(&self, slot: &Slot) -> f64 {
+        if self.is_doubted(slot) {
+            0.0
+        } else {
+            slot.speed
+        }
+    }
+
+    pub fn has_restartable(&self) -> bool {
+        self.slots
+            .iter()
+            .any(|slot| self.is_restartable(slot, false))
+    }
+
+    /// Work that running and starting capacity does beyond `load` within `within_s`.
+    pub fn done_beyond(&self, load: f64, within_s: f64) -> f64 {
+        let mut coming: Vec<(f64, f64)> = self
+            .slots
+            .iter()
+            .filter(|slot| is_running(slot.phase))
+            .map(|slot| (slot.starts_in_s.min(within_s), slot.speed))
+            .collect();
+        coming.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        let (mut at, mut speed, mut done) = (0.0, 0.0_f64, 0.0);
+        for (next, adds) in coming.into_iter().chain([(within_s, 0.0)]) {
+            done += (speed - load).max(0.0) * (next - at);
+            at = next;
+            speed += adds;
+        }
+        done
     }
 
     pub fn count(&self, counts: impl Fn(WorkerPhase) -> bool) -> usize {
@@ -88,12 +178,17 @@ impl<'a> Stock<'a> {
             speed,
             usd_per_speed: 0.0,
             phase: WorkerPhase::Starting,
+            starts: StartOutlook::default(),
+            starts_in_s: f64::MAX,
+            is_near: false,
+            failed_at: None,
         });
         let group = group.clone();
         self.push(ScalingAction::Rent { group }, reason);
     }
 
     pub fn restart(&mut self, index: usize, reason: Reason) {
+        self.slots[index].is_near = true;
         self.order(index, WorkerPhase::Starting, reason, |view| {
             let worker = view.id.clone();
             ScalingAction::Restart { worker }
@@ -164,7 +259,28 @@ impl<'a> Stock<'a> {
 }
 
 impl<'a> Slot<'a> {
-    fn existing(view: &'a WorkerView) -> Self {
+    pub fn stopped_since(&self) -> Timestamp {
+        self.view.map(|view| view.phase_since).unwrap_or_default()
+    }
+
+    fn existing(
+        view: &'a WorkerView,
+        starts: &StartOutlook,
+        restarted_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Self {
+        let starting = view.phase.is_starting();
+        let since = restarted_at.filter(|_| starting);
+        let elapsed_s = now.seconds_since(since.unwrap_or(view.phase_since));
+        let restart_s = starts.restart.as_secs_f64();
+        let takes_s = match since {
+            Some(_) => restart_s,
+            None => starts.cold.as_secs_f64(),
+        };
+        let starts_in_s = match starting {
+            true => (takes_s - elapsed_s).max(OVERDUE * elapsed_s),
+            false => 0.0,
+        };
         let speed = if view.spare || view.ends_soon {
             0.0
         } else {
@@ -176,6 +292,10 @@ impl<'a> Slot<'a> {
             speed,
             usd_per_speed: usd_per_speed(view.usd_per_hour.0, speed),
             phase: view.phase,
+            starts: starts.clone(),
+            starts_in_s,
+            is_near: since.is_some() || starts_in_s <= restart_s,
+            failed_at: restarted_at.filter(|_| !starting),
         }
     }
 }

@@ -218,10 +218,17 @@ fn a_waiting_request_wakes_one_worker_however_small_it_is() {
 }
 
 #[test]
-fn a_backlog_asks_for_the_capacity_that_works_it_off_in_time() {
-    // 12,000 tokens in 60 s are 200 a second, / 0.8 = 250.
-    let fleet = Fleet::new(&[Ready]).waiting(40, 12_000.0).after(0.0, 0);
-    fleet.expect(&["rent cheap", "rent cheap"]);
+fn a_backlog_is_left_to_who_works_it_off_before_anyone_ordered_now_could_help() {
+    // A new worker takes 240 s, and the one that is there does 24,000 tokens until then.
+    let waiting = |cost| Fleet::new(&[Ready]).waiting(40, cost).after(0.0, 0);
+    waiting(23_000.0).expect(&[]);
+    // 66,000 are left then. Within as long again and a quarter that is 220 a second, / 0.8 = 275.
+    waiting(90_000.0).expect(&["rent cheap", "rent cheap"]);
+    let starting = Fleet::new(&[Ready, Starting, Starting]).waiting(40, 90_000.0);
+    starting.after(0.0, 0).expect(&[]);
+    // A stopped one is back within a minute.
+    let stopped = Fleet::new(&[Ready, Stopped]).waiting(40, 18_000.0);
+    stopped.after(0.0, 0).expect(&["restart w1"]);
 }
 
 #[test]
@@ -469,7 +476,7 @@ fn a_group_whose_workers_fail_is_retried_ever_more_rarely_and_another_is_used_me
 
 #[test]
 fn a_group_that_works_again_is_trusted_again() {
-    let mut fleet = Fleet::new(&[Ready]).waiting(1, 9000.0).after(0.0, 0);
+    let mut fleet = Fleet::new(&[Ready]).waiting(1, 60_000.0).after(0.0, 0);
     for failures in 1..=8 {
         fleet.inputs.groups[1].failures_total = failures;
         fleet = fleet.after(0.0, 60);
@@ -487,7 +494,7 @@ fn a_group_that_works_again_is_trusted_again() {
 fn after_failures_only_part_of_a_fleet_is_started_at_once() {
     let mut fleet = Fleet::new(&[]);
     fleet.inputs.groups.remove(0);
-    let mut fleet = fleet.waiting(90, 38_400.0).after(0.0, 0);
+    let mut fleet = fleet.waiting(90, 192_000.0).after(0.0, 0);
     fleet.expect(&["rent cheap"; 8]);
     fleet.inputs.groups[0].failures_total = 8;
     let fleet = fleet.after(0.0, 5);
