@@ -21,7 +21,7 @@ use crate::market::LocalMarket;
 use crate::policy::spending::usd;
 use crate::probe::Prober;
 use crate::scaler::Scaler;
-use crate::telemetry::AccessLog;
+use crate::telemetry::{AccessLog, now};
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Nothing in flight for this long is the end.
@@ -88,8 +88,12 @@ impl ServiceWithDependents for Control {
                     () = self.finish(&mut shutdown, QUIET_AFTER_HANDOVER) => {}
                 }
             }
-            None if self.keeps_local => self.tell_what_goes_on(),
+            None if self.keeps_local => {
+                self.scaler.keep_memories(now());
+                self.tell_what_goes_on();
+            }
             None => {
+                self.scaler.keep_memories(now());
                 self.tell_what_goes_on();
                 self.local.shutdown_all().await;
                 self.scaler.close_ended_rentals(MarketKind::Local).await;

@@ -3,7 +3,6 @@
 
 mod accrual;
 mod charges;
-mod demand;
 mod learned;
 mod open;
 mod report;
@@ -30,7 +29,6 @@ use rows::{RENTAL_COLUMNS, event_of, millis, rental_of};
 
 pub use accrual::{Accrued, Observation, accrue};
 pub use charges::Correction;
-pub use demand::{DEMAND_STEP, DemandStep};
 pub use open::{OpenRental, installation_of, open_rentals_of};
 pub use report::{RentalStory, SpendReport};
 pub use spend::{Booking, Sighting, SpendBy, SpendRow};

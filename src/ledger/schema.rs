@@ -10,7 +10,7 @@ use super::rows::millis;
 use crate::domain::{InstallationId, Timestamp};
 
 /// Step `n` leads from schema `n` to `n + 1`; a step that was released is never changed.
-pub(super) const MIGRATIONS: [&str; 3] = [RENTALS, LEARNED, MONEY];
+pub(super) const MIGRATIONS: [&str; 4] = [RENTALS, LEARNED, MONEY, DEMAND_IN_MEMORY];
 
 const RENTALS: &str = "
     CREATE TABLE installation (
@@ -85,6 +85,9 @@ const MONEY: &str = "
         PRIMARY KEY (endpoint, step)
     ) WITHOUT ROWID;
 ";
+
+/// What was asked of an endpoint is part of what its scaler remembers.
+const DEMAND_IN_MEMORY: &str = "DROP TABLE demand;";
 
 /// Letters and digits that no one mixes up and every label may hold.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";

@@ -5,10 +5,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::domain::{
     Charge, Day, EndpointName, GroupName, HostId, InstanceState, MachineId, MachineKey, MarketKind,
-    RentalState, SpendKind, SpendUse, Tokens, TokensPerSecond, Usd,
+    RentalState, SpendKind, SpendUse, Usd,
 };
-
-const DAY_MS: u64 = 86_400_000;
 
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_millis(ms)
@@ -241,36 +239,4 @@ fn what_accrued_and_up_to_when_survive_together() {
     assert_eq!(history[2].state, "machine running");
     f.end("w1", 60);
     assert!(f.ledger.observations().expect("read").is_empty());
-}
-
-#[test]
-fn demand_is_kept_in_steps_of_five_minutes_for_eight_weeks() {
-    let f = fixture();
-    let chat = EndpointName::new("chat");
-    let add = |tokens: f64, ms: u64| {
-        f.ledger
-            .add_demand(&chat, Tokens(tokens), at(ms))
-            .expect("added");
-    };
-    let start = 400 * DAY_MS;
-    add(100.0, start - 57 * DAY_MS);
-    add(300.0, start);
-    add(300.0, start + 299_999);
-    add(-600.0, start + 300_000);
-    let steps = f.ledger.demand_of(&chat, at(0)).expect("read");
-    assert_eq!(
-        steps,
-        [
-            DemandStep {
-                start: at(start),
-                load: TokensPerSecond(2.0)
-            },
-            DemandStep {
-                start: at(start + 300_000),
-                load: TokensPerSecond(0.0)
-            }
-        ]
-    );
-    let other = EndpointName::new("code");
-    assert!(f.ledger.demand_of(&other, at(0)).expect("read").is_empty());
 }

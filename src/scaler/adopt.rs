@@ -46,7 +46,8 @@ impl Scaler {
                 None => self.leave_orphaned(rental, *market),
             }
         }
-        self.recall_lessons()
+        self.recall_lessons()?;
+        self.recall_memories()
     }
 
     /// Where it was rented: what was seen of it tells, else what its endpoint says now.

@@ -30,6 +30,7 @@ impl Scaler {
     /// Gives the ledger up: nothing can be rented here any more.
     pub fn release(&self) {
         self.books.write_all(now());
+        self.keep_memories(now());
         self.ledger.release();
     }
 

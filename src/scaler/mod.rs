@@ -103,6 +103,7 @@ pub struct Scaler {
     /// Open rentals that no worker stands for, and where.
     orphans: Mutex<BTreeMap<WorkerId, (MarketKind, Known)>>,
     memory: Mutex<BTreeMap<EndpointName, EndpointMemory>>,
+    memories_kept_at: Mutex<Timestamp>,
     experience: Experience,
     measured_at: Mutex<Timestamp>,
     recovered: watch::Sender<bool>,
@@ -142,6 +143,7 @@ impl Scaler {
             calls: Arc::default(),
             accounts: RentalAccounts::default(),
             memory: Mutex::default(),
+            memories_kept_at: Mutex::default(),
             experience: Experience::default(),
             measured_at: Mutex::default(),
             recovered: watch::Sender::new(false),

@@ -24,8 +24,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dollars per million tokens are those of so long.
 const WINDOW: Duration = Duration::from_secs(3_600);
 const WINDOW_STEP: Duration = Duration::from_secs(10);
-/// Arrived work is added to the ledger's history so often.
-const DEMAND_EVERY: Duration = Duration::from_secs(30);
 /// After a rental's end bills are asked for so many times as often as usual, for one interval.
 const LAST_BILL_HASTE: u32 = 15;
 /// A bill that says nothing new for so many intervals after a rental's end is its last.
@@ -37,8 +35,6 @@ const GIVEN_UP_AFTER: u32 = 100;
 pub(super) struct Errands {
     credit: BTreeMap<MarketKind, Timestamp>,
     charges: BTreeMap<MarketKind, Timestamp>,
-    demand_at: Timestamp,
-    arrived: BTreeMap<EndpointName, Tokens>,
     costs: BTreeMap<EndpointName, CostWindow>,
     priced_at: Timestamp,
 }
@@ -139,7 +135,7 @@ impl Scaler {
             tracing::info!(scope, limit, "below the spending limit again");
         }
         self.ask_markets(at);
-        self.note_demand(at);
+        self.keep_memories_if_due(at);
         let view = self.money_view(changes.views, at);
         self.fleet.set_money(view);
     }
@@ -205,28 +201,6 @@ impl Scaler {
                 },
             })
             .collect()
-    }
-
-    fn note_demand(&self, at: Timestamp) {
-        let mut errands = self.errands.lock();
-        if at.since(errands.demand_at) < DEMAND_EVERY {
-            return;
-        }
-        errands.demand_at = at;
-        for endpoint in self.fleet.endpoints().values() {
-            let total = endpoint.snapshot(at).demand.arrived_total;
-            let before = errands.arrived.insert(endpoint.name.clone(), total);
-            let work = total - before.unwrap_or_default();
-            if work.0 == 0.0 {
-                continue;
-            }
-            if let Err(error) = self.ledger.add_demand(&endpoint.name, work, at) {
-                tracing::warn!(%error, "demand is not in the ledger's history");
-                errands
-                    .arrived
-                    .insert(endpoint.name.clone(), before.unwrap_or_default());
-            }
-        }
     }
 
     fn ask_markets(&self, at: Timestamp) {

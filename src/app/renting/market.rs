@@ -119,11 +119,6 @@ impl Scripted {
         self.0.lock().creates.len()
     }
 
-    /// What is done to the next machine that is rented.
-    pub fn next(&self, birth: impl FnOnce(&mut Instance) + Send + 'static) {
-        self.with(|world| world.births.push_back(Box::new(birth)));
-    }
-
     /// Changes the only machine there is, or the first.
     pub fn change(&self, change: impl FnOnce(&mut Instance)) {
         self.with(|world| change(world.machines.values_mut().next().expect("a machine")));

@@ -91,6 +91,10 @@ impl Default for StartOutlook {
     }
 }
 
+/// Of `ScalingMemory`, for who keeps it: raised when a field comes to mean something else. One that comes or goes shows by
+/// itself.
+pub const MEMORY_SHAPE: u32 = 1;
+
 /// What one plan leaves for the next. Starts as `default()`; losing it costs time, not correctness: nothing is
 /// released as surplus before `scale_down_delay` was watched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

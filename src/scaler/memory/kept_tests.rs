@@ -1,0 +1,119 @@
+//! What a restart still knows of the load.
+
+use super::*;
+use crate::config::{self, SourceFile};
+use crate::domain::{Endpoint, FleetSnapshot, GroupName, Tokens, TokensPerSecond, UsdPerHour};
+use crate::fleet::Fleet;
+use crate::policy::scaling::{GroupSupply, ScalingInputs, plan_scaling};
+
+const START_MS: u64 = 1_700_000_000_000;
+/// Tokens a second.
+const LOAD: f64 = 500.0;
+
+fn at(second: u64) -> Timestamp {
+    Timestamp::from_millis(START_MS + second * 1_000)
+}
+
+fn endpoint() -> Endpoint {
+    let source = |name: &str, text: &str| SourceFile {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    };
+    let text = "endpoint_name: chat\nscale_down_delay: 60\ninactivity_timeout: 60\nworker_groups: [{name: g, engine: fake, command: 'w {port}', tokens_per_second: 100}]\n";
+    let config = config::parse(&source("t.yaml", ""), &[source("e.yaml", text)], &|_| None);
+    config.expect("configuration").endpoints.remove(0)
+}
+
+/// A tick at each second of `seconds`, with `LOAD` arriving all along; what is counted begins at 0 in the first.
+fn watched(
+    endpoint: &Endpoint,
+    mut memory: ScalingMemory,
+    before: f64,
+    seconds: std::ops::RangeInclusive<u64>,
+) -> (ScalingMemory, DemandView, f64) {
+    let fleet = Fleet::new(std::slice::from_ref(endpoint));
+    let of = fleet.endpoint("chat").expect("endpoint");
+    let (first, mut wanted, mut demand) = (*seconds.start(), 0.0, DemandView::default());
+    for second in seconds {
+        demand = DemandView {
+            arrived_total: Tokens(before + LOAD * (second - first) as f64),
+            last_active: Some(at(second)),
+            ..DemandView::default()
+        };
+        let inputs = ScalingInputs {
+            snapshot: FleetSnapshot {
+                demand,
+                ..of.snapshot(at(second))
+            },
+            groups: vec![supply()],
+            removed: false,
+        };
+        let (plan, after) = plan_scaling(&inputs, &memory, &endpoint.scaling, at(second));
+        (memory, wanted) = (after, plan.wanted.0);
+    }
+    (memory, demand, wanted)
+}
+
+fn supply() -> GroupSupply {
+    GroupSupply {
+        group: GroupName::new("g"),
+        speed: TokensPerSecond(100.0),
+        usd_per_hour: UsdPerHour(1.0),
+        rentable: true,
+        told_apart: false,
+        failures_total: 0,
+        starts: Default::default(),
+    }
+}
+
+fn kept_and_read(memory: &ScalingMemory, demand: DemandView, second: u64) -> Kept {
+    let kept = Kept::of(memory, demand, at(second)).expect("kept");
+    let text = serde_json::to_string(&kept).expect("JSON");
+    serde_json::from_str(&text).expect("read")
+}
+
+#[test]
+fn a_gap_is_neither_silence_nor_a_burst() {
+    let endpoint = endpoint();
+    let (memory, demand, before) = watched(&endpoint, ScalingMemory::default(), 0.0, 0..=900);
+    assert!(before > 0.8 * LOAD, "{before}");
+    for gap in [1, 30, 3_600, 80_000] {
+        let kept = kept_and_read(&memory, demand, 900);
+        let (resumed, counted) = kept.resume(at(900 + gap)).expect("taken up");
+        let total = counted.arrived_total.0;
+        for watched_for in [0, 1, 5, 120] {
+            let seconds = 900 + gap..=900 + gap + watched_for;
+            let (_, _, after) = watched(&endpoint, resumed.clone(), total, seconds);
+            let (_, _, without) =
+                watched(&endpoint, memory.clone(), total, 900..=900 + watched_for);
+            assert!(
+                (after - without).abs() < 1e-6 * LOAD,
+                "{after} tokens/s wanted {watched_for} s after a gap of {gap} s, and {without} without one"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_a_day_old_or_of_another_version_is_not_taken_up() {
+    let (memory, demand, _) = watched(&endpoint(), ScalingMemory::default(), 0.0, 0..=60);
+    let kept = || kept_and_read(&memory, demand, 60);
+    assert!(kept().resume(at(60 + 86_399)).is_some());
+    assert!(kept().resume(at(60 + 86_400)).is_none());
+    assert!(kept().resume(at(59)).is_none(), "a clock that went back");
+    let mut other = kept();
+    other.shape += 1;
+    assert!(other.resume(at(61)).is_none());
+    let mut more = kept();
+    more.memory["a_field_of_tomorrow"] = 1.into();
+    assert!(more.resume(at(61)).is_none());
+}
+
+#[test]
+fn whole_numbers_that_are_no_moments_stay_as_they_are() {
+    let mut value =
+        serde_json::json!({"at": START_MS, "count": 3, "tokens": 5e12, "list": [START_MS + 1]});
+    move_moments(&mut value, 10);
+    let moved = serde_json::json!({"at": START_MS + 10, "count": 3, "tokens": 5e12, "list": [START_MS + 11]});
+    assert_eq!(value, moved);
+}
