@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::chance::SplitMix;
+use super::serving::MachineLaw;
 use crate::domain::{
     GroupName, Hardware, HostId, MachineId, MachineKey, Offer, OfferId, TokensPerSecond, Usd,
     UsdPerHour,
@@ -30,6 +31,9 @@ pub struct MachineKind {
     pub gpu_count: u32,
     /// What a machine of the kind really does.
     pub speed: TokensPerSecond,
+    /// How it runs the model, iteration by iteration. `None`: as the scenario's usual law, at its own speed.
+    #[serde(default)]
+    pub law: Option<MachineLaw>,
     /// While it runs, storage included; the middle of what hosts ask.
     pub usd_per_hour: UsdPerHour,
     /// Of it, the storage: paid in every state.
@@ -196,6 +200,7 @@ impl MachineKind {
             gpu_name: String::new(),
             gpu_count: 1,
             speed: TokensPerSecond(speed),
+            law: None,
             usd_per_hour: UsdPerHour(usd_per_hour),
             storage_usd_per_hour: UsdPerHour(0.06 * usd_per_hour),
             down_usd_per_gb: Usd::ZERO,

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use crate::domain::{
     Alternative, FailureReason, FleetSnapshot, Release, ScalingAction, ScalingPlan, Timestamp,
-    Tokens, TokensPerSecond, UsdPerHour, WorkerEvent, WorkerId, WorkerPhase, WorkerView,
+    Tokens, TokensPerSecond, UsdPerHour, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
+    WorkerView,
 };
 use crate::policy::lifecycle::{Effect, advance};
 use crate::policy::offers::Holding;
 use crate::policy::reputation::{HostEvent, hours};
 use crate::policy::scaling::GroupSupply;
 use crate::simulate::machines::{Bill, Machine, MachineState};
-use crate::simulate::market::{Found, MARKET_STEP_S, Market};
+use crate::simulate::market::{Found, MARKET_STEP_S, MachineKind, Market};
 
 use super::Scenario;
 use super::record::Starts;
@@ -35,6 +36,21 @@ pub(super) struct Member {
     pub busy: f64,
     /// Nothing in flight, as whoever serves says.
     pub empty: bool,
+    /// What it has is to go elsewhere.
+    pub moves: bool,
+    /// Where requests are modelled: its place among the workers that serve them.
+    pub seat: Option<Seat>,
+}
+
+/// A worker where requests are modelled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seat {
+    pub slot: usize,
+    /// Its speed as far as the floor knows.
+    pub speed: f64,
+    pub hangs_since: Option<Timestamp>,
+    /// Stopped, or on its way there or back.
+    pub away: bool,
 }
 
 impl Member {
@@ -63,6 +79,8 @@ pub(super) struct Fleet<'a> {
     /// Of machines that are gone.
     past: Bill,
     pub counts: Counts,
+    /// Seats of members that are gone.
+    pub vacated: Vec<usize>,
 }
 
 impl<'a> Fleet<'a> {
@@ -76,6 +94,7 @@ impl<'a> Fleet<'a> {
             rentals: 0,
             past: Bill::default(),
             counts: Counts::default(),
+            vacated: Vec::new(),
         };
         for _ in 0..scenario.begin_with {
             fleet.place_first();
@@ -144,6 +163,8 @@ impl<'a> Fleet<'a> {
             ready_since: None,
             busy: 0.0,
             empty: true,
+            moves: false,
+            seat: None,
         });
     }
 
@@ -175,6 +196,10 @@ impl<'a> Fleet<'a> {
     fn see_speed(&mut self, index: usize) {
         let member = &mut self.members[index];
         let (seen, real) = (member.view.speed.0, member.machine.speed);
+        // Where requests are modelled it is the gateway's own estimate.
+        if member.seat.is_some() {
+            return;
+        }
         if (seen - real).abs() > 1e-3 * real && member.view.phase.is_ready() {
             member.view.speed = TokensPerSecond(seen + (real - seen) / SPEED_SEEN_S);
         }
@@ -218,7 +243,7 @@ impl<'a> Fleet<'a> {
             }
             Effect::Stop => member.machine.stop(now),
             Effect::Destroy => member.machine.destroy(now),
-            Effect::MoveRequests => member.empty = true,
+            Effect::MoveRequests => member.moves = true,
             Effect::Forget => member.view.phase = WorkerPhase::Gone,
         }
     }
@@ -311,10 +336,12 @@ impl<'a> Fleet<'a> {
 
     fn forget_gone(&mut self) {
         let (past, market) = (&mut self.past, &mut self.market);
+        let vacated = &mut self.vacated;
         self.members.retain(|member| {
             let gone = member.view.phase == WorkerPhase::Gone;
             if gone {
                 past.add(&member.machine.bill);
+                vacated.extend(member.seat.map(|seat| seat.slot));
                 if let Some(host) = member.machine.found.machine {
                     market.set_rented(host, false);
                 }
@@ -384,6 +411,14 @@ impl<'a> Fleet<'a> {
         let machine = Machine::rent(found.clone(), &kind, gb, seed, rental, now);
         self.counts.starts.cold += 1;
         self.join(machine, best, &found, name.clone(), now);
+    }
+
+    pub fn kind(&self, member: &Member) -> &MachineKind {
+        self.market.kind(member.machine.found.kind)
+    }
+
+    pub fn group(&self, member: &Member) -> Option<&'a WorkerGroup> {
+        self.renting.group(&member.view.group)
     }
 
     /// What ready workers can really do, tokens a second.

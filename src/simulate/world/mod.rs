@@ -6,6 +6,8 @@
 mod fleet;
 mod record;
 mod renting;
+mod requests;
+mod serve;
 #[cfg(test)]
 mod tests;
 mod water;
@@ -14,8 +16,8 @@ use std::time::Duration;
 
 use crate::domain::{
     EndpointName, EngineKind, FleetSnapshot, GroupName, Interruptible, LatenessAim, OfferSettings,
-    ScalingPlan, ScalingSettings, Source, SpeedPrior, TimeLimits, Timestamp, TokensPerSecond,
-    UsdPerHour, WorkerGroup, WorkerPhase,
+    RoutingSettings, ScalingPlan, ScalingSettings, Source, SpeedPrior, TimeLimits, Timestamp,
+    TokensPerSecond, UsdPerHour, WorkerGroup, WorkerPhase,
 };
 use crate::policy::scaling::ScalingInputs;
 
@@ -23,8 +25,9 @@ use super::load::Load;
 use super::machines::Bill;
 use super::market::MachineKind;
 use super::planner::Planner;
+use super::serving::{MachineLaw, Patience};
 use fleet::{Counts, Fleet};
-use water::Water;
+use serve::Server;
 
 pub use record::{Ordered, Point, RequestTotals, Run, Starts, Totals};
 
@@ -52,7 +55,56 @@ pub struct Scenario {
     pub count_from: Duration,
     /// How long a worker takes to drain where work flows like water.
     pub drain: Duration,
+    pub serving: Serving,
     pub seed: u64,
+}
+
+/// How work is served.
+#[derive(Clone, Debug)]
+pub enum Serving {
+    /// As water: one queue, a grid of a second. A fortnight takes a second.
+    Water,
+    /// Request by request on workers with continuous batching, by the production router. The load needs requests.
+    Requests(Box<RequestRules>),
+}
+
+/// What holds where requests are modelled.
+#[derive(Clone, Debug)]
+pub struct RequestRules {
+    pub routing: RoutingSettings,
+    /// How machines of kinds without a law of their own run the model, but for their speed.
+    pub law: MachineLaw,
+    /// Output tokens the engines keep room for when they admit a request; the maximum: all of them.
+    pub reserve_tokens: u32,
+    /// Requests belong to one of so many clients by chance.
+    pub clients: u32,
+    pub patience: Patience,
+}
+
+impl Default for RequestRules {
+    /// An RTX 4090 with an 8B model; patience as the configuration's defaults.
+    fn default() -> Self {
+        Self {
+            routing: RoutingSettings::default(),
+            law: MachineLaw {
+                base_s: 0.017,
+                per_sequence_s: 0.000_16,
+                per_kv_token_s: 0.19e-6,
+                prefill_tokens_per_s: 6_000.0,
+                kv_tokens: 31_000,
+                batch_max: 64,
+            },
+            reserve_tokens: u32::MAX,
+            clients: 1,
+            patience: Patience {
+                waiting_max: 1_000,
+                wait_max: Duration::from_secs(300),
+                wait_max_busy: Duration::from_secs(120),
+                attempts_max: 3,
+                resumes_max: 3,
+            },
+        }
+    }
 }
 
 /// Who chooses among offers.
@@ -85,6 +137,7 @@ impl Scenario {
             sample: Duration::from_secs(60),
             count_from: Duration::ZERO,
             drain: Duration::from_secs(10),
+            serving: Serving::Water,
             seed,
             load,
         }
@@ -186,7 +239,7 @@ pub fn run(scenario: &Scenario, planner: &mut dyn Planner) -> Run {
 struct World<'a> {
     scenario: &'a Scenario,
     fleet: Fleet<'a>,
-    water: Water<'a>,
+    floor: Server<'a>,
     plan: ScalingPlan,
     run: Run,
     begun: Option<(Bill, Counts)>,
@@ -201,7 +254,7 @@ impl<'a> World<'a> {
         Self {
             scenario,
             fleet: Fleet::new(scenario),
-            water: Water::new(scenario),
+            floor: Server::new(scenario),
             plan: ScalingPlan::default(),
             run: Run::default(),
             begun: None,
@@ -232,7 +285,7 @@ impl<'a> World<'a> {
             };
             self.begun = Some((paid, self.fleet.counts));
         }
-        self.water.pass(&mut self.fleet, now);
+        self.floor.pass(&mut self.fleet, now);
         self.fleet.pay(STEP, now);
         if counted {
             self.count(second);
@@ -244,8 +297,8 @@ impl<'a> World<'a> {
             endpoint: EndpointName::new("simulated"),
             taken_at: now,
             workers: self.fleet.views(),
-            waiting: self.water.waiting(now),
-            demand: self.water.demand(),
+            waiting: self.floor.waiting(now),
+            demand: self.floor.demand(),
         };
         let inputs = ScalingInputs {
             snapshot,
@@ -266,7 +319,7 @@ impl<'a> World<'a> {
     }
 
     fn point(&mut self, second: usize, now: Timestamp) {
-        let arrived = self.water.demand().arrived_total.0;
+        let arrived = self.floor.demand().arrived_total.0;
         let fleet = &self.fleet;
         let draining = |phase: WorkerPhase| matches!(phase, WorkerPhase::Draining { .. });
         let stopped = |phase| phase == WorkerPhase::Stopped;
@@ -283,8 +336,8 @@ impl<'a> World<'a> {
             starting: fleet.count(WorkerPhase::is_starting),
             draining: fleet.count(draining),
             stopped: fleet.count(stopped),
-            backlog: self.water.waiting(now).cost.0,
-            waiting_s: self.water.oldest_s(),
+            backlog: self.floor.waiting(now).cost.0,
+            waiting_s: self.floor.oldest_s(),
             usd: fleet.bill().total(),
         });
         self.arrived_at_point = arrived;
@@ -317,18 +370,19 @@ impl<'a> World<'a> {
             .total_from(self.scenario.count_from.as_secs() as usize);
         let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
         let seconds = self.counted_s;
-        let waits = &self.water.waits;
+        let counted = self.floor.counted();
+        let waits = &counted.waits;
         let [ready, stopped, starting] = self.sums.map(|sum| share(sum, seconds));
         self.run.totals = Totals {
             seconds,
             work,
             bill: self.fleet.bill().minus(&bill),
-            late_share: share(self.water.late_counted, work),
+            late_share: share(counted.late, work),
             wait_p50_s: waits.quantile(0.5),
             wait_p95_s: waits.quantile(0.95),
             wait_p99_s: waits.quantile(0.99),
             wait_max_s: waits.max_s,
-            utilisation: share(work, self.water.capacity_counted),
+            utilisation: share(work, counted.capacity),
             starts: now.starts.since(&counts.starts),
             preemptions: now.preemptions - counts.preemptions,
             failures: now.failures - counts.failures,
@@ -341,7 +395,7 @@ impl<'a> World<'a> {
             stopped_mean: stopped,
             starting_mean: starting,
             plans: self.run.totals.plans,
-            requests: None,
+            requests: counted.requests,
         };
         self.run
     }

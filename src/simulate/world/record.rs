@@ -112,7 +112,18 @@ pub struct RequestTotals {
     pub ttft_p99_s: f64,
 }
 
-/// Weights by whole seconds, for quantiles; longer than an hour counts as an hour.
+/// What whoever serves has counted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counted {
+    pub waits: Waits,
+    /// Tokens that waited too long.
+    pub late: f64,
+    /// Tokens that ready workers could have made.
+    pub capacity: f64,
+    pub requests: Option<RequestTotals>,
+}
+
+/// Weights by waiting time, for quantiles; longer than an hour counts as an hour.
 #[derive(Clone, Debug)]
 pub(super) struct Waits {
     bins: Vec<f64>,
@@ -124,15 +135,17 @@ const LONGEST_S: usize = 3_600;
 /// Bins of a second.
 const FINE: f64 = 20.0;
 
-impl Waits {
-    pub fn new() -> Self {
+impl Default for Waits {
+    fn default() -> Self {
         Self {
             bins: vec![0.0; LONGEST_S * FINE as usize + 1],
             sum: 0.0,
             max_s: 0.0,
         }
     }
+}
 
+impl Waits {
     pub fn add(&mut self, wait_s: f64, weight: f64) {
         let bin = (wait_s.max(0.0) * FINE) as usize;
         let last = self.bins.len() - 1;
@@ -159,13 +172,13 @@ mod tests {
 
     #[test]
     fn quantiles_go_by_weight() {
-        let mut waits = Waits::new();
+        let mut waits = Waits::default();
         waits.add(0.0, 96.0);
         waits.add(7.0, 3.0);
         waits.add(30.0, 1.0);
         let found = [0.5, 0.95, 0.98, 0.999].map(|q| waits.quantile(q));
         assert_eq!(found, [0.0, 0.0, 7.0, 30.0]);
         assert_eq!(waits.max_s, 30.0);
-        assert_eq!(Waits::new().quantile(0.5), 0.0);
+        assert_eq!(Waits::default().quantile(0.5), 0.0);
     }
 }

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::{PlannedAction, Reason, Release, ScalingAction, WorkerView};
 use crate::simulate::bound::{Prices, level};
+use crate::simulate::chance::SplitMix;
+use crate::simulate::load::Arrival;
 use crate::simulate::market::{Failures, SlowHosts, Spot};
 use crate::simulate::planner::Production;
 
@@ -179,6 +181,66 @@ fn the_production_policy_keeps_up_with_a_day_that_swells_and_ebbs() {
     let over = run.totals.bill.total() / bound.usd;
     assert!((0.9..1.6).contains(&over), "{over}");
     assert!(run.totals.late_share < 0.05, "{:?}", run.totals);
+}
+
+/// Requests of a few sizes, by chance, so many a second.
+fn requests(rate: f64, seconds: f64, seed: u64) -> Load {
+    let mut chance = SplitMix::about(seed, "a test's requests", 0);
+    let (mut at_s, mut requests) = (0.0, Vec::new());
+    loop {
+        at_s += chance.exponential(1.0 / rate);
+        if at_s > seconds {
+            return Load::of_requests(requests, 5.0);
+        }
+        requests.push(Arrival {
+            at_s,
+            prompt_tokens: chance.exponential(500.0) as u32 + 8,
+            output_tokens: chance.exponential(120.0) as u32 + 1,
+        });
+    }
+}
+
+fn by_requests(mut scenario: Scenario) -> Scenario {
+    scenario.serving = Serving::Requests(Box::default());
+    scenario
+}
+
+#[test]
+fn every_request_is_served_once_whatever_becomes_of_the_machines() {
+    let mut scenario = by_requests(varied(requests(3.0, 20_000.0, 1), 3));
+    for kind in &mut scenario.kinds {
+        kind.failures.mtbf_h = 2.0;
+    }
+    let run = run(&scenario, &mut Keep(6));
+    let totals = run.totals.requests.expect("requests");
+    assert!(
+        run.totals.preemptions + run.totals.failures > 5,
+        "{:?}",
+        run.totals
+    );
+    assert!(totals.resumed > 20, "{totals:?}");
+    let lost = totals.arrived - totals.served;
+    assert!(lost <= totals.arrived / 100, "{totals:?}");
+    // A few are still being answered when the world ends.
+    let all = scenario.load.requests.len() as u64;
+    assert!(
+        (all - 200..=all).contains(&totals.arrived),
+        "{totals:?} of {all}"
+    );
+}
+
+#[test]
+fn requests_cost_about_what_water_does() {
+    let scenario = Scenario::of_aims(requests(4.0, 20_000.0, 1), 6.0, 1);
+    let keep = || Keep(8);
+    let water = run(&scenario, &mut keep()).totals;
+    let real = run(&by_requests(scenario), &mut keep()).totals;
+    let over = real.bill.total() / water.bill.total();
+    assert!((0.98..1.02).contains(&over), "{over}");
+    assert!((real.utilisation / water.utilisation - 1.0).abs() < 0.02);
+    assert!(real.late_share < 0.01, "{real:?}");
+    let requests = real.requests.expect("requests");
+    assert!(requests.ttft_share > 0.5, "{requests:?}");
 }
 
 proptest! {

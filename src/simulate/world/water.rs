@@ -7,7 +7,7 @@ use crate::domain::{DemandView, Timestamp, Tokens, WaitingView, WorkerPhase};
 
 use super::Scenario;
 use super::fleet::Fleet;
-use super::record::Waits;
+use super::record::Counted;
 
 /// Tokens of one pretended request, where the load has none.
 const REQUEST_TOKENS: f64 = 250.0;
@@ -25,9 +25,7 @@ pub(super) struct Water<'a> {
     head: usize,
     last_active: Option<Timestamp>,
     /// Of the time that is counted.
-    pub waits: Waits,
-    pub late_counted: f64,
-    pub capacity_counted: f64,
+    counted: Counted,
 }
 
 impl<'a> Water<'a> {
@@ -52,10 +50,12 @@ impl<'a> Water<'a> {
             late: 0.0,
             head: 0,
             last_active: None,
-            waits: Waits::new(),
-            late_counted: 0.0,
-            capacity_counted: 0.0,
+            counted: Counted::default(),
         }
+    }
+
+    pub fn counted(&self) -> Counted {
+        self.counted.clone()
     }
 
     fn arrived(&self) -> f64 {
@@ -88,7 +88,7 @@ impl<'a> Water<'a> {
         self.note_waits(before, counted);
         self.note_late(counted);
         if counted {
-            self.capacity_counted += capacity;
+            self.counted.capacity += capacity;
         }
         let busy = if capacity > 0.0 {
             ((self.served - before) / capacity).min(1.0)
@@ -98,7 +98,8 @@ impl<'a> Water<'a> {
         let drained_after = self.scenario.drain;
         for member in &mut fleet.members {
             let drains = matches!(member.view.phase, WorkerPhase::Draining { .. });
-            member.empty = drains && now.since(member.view.phase_since) >= drained_after;
+            let moved = std::mem::take(&mut member.moves);
+            member.empty = drains && (moved || now.since(member.view.phase_since) >= drained_after);
             let works = member.works();
             member.busy = if works { busy } else { 0.0 };
             let held_s = drained_after.as_secs_f64().max(1.0) * member.busy;
@@ -114,7 +115,7 @@ impl<'a> Water<'a> {
             let upto = end.min(self.served);
             if counted && upto > from {
                 let wait_s = (self.seconds - 1 - self.head) as f64;
-                self.waits.add(wait_s, upto - from);
+                self.counted.waits.add(wait_s, upto - from);
             }
             from = from.max(upto);
             if end > self.served {
@@ -133,7 +134,7 @@ impl<'a> Water<'a> {
             let late = (end - self.served.max(start)).max(0.0);
             self.late += late;
             if counted {
-                self.late_counted += late;
+                self.counted.late += late;
             }
         }
     }

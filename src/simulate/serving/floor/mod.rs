@@ -3,19 +3,18 @@
 //!
 //! Workers may come, take no more, hang, slow down and be lost at any time.
 
+mod changes;
+mod iterations;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use super::gateway::Book;
 use super::live::{Live, Table};
 use super::station::{Station, after};
 use super::worker::{Emission, Job};
-use super::{Arrival, Asked, Ended, Machine, Outcome, Router, Slowdown};
-use crate::domain::{
-    Api, BenchmarkResult, BenchmarkSettings, Candidate, ClientKey, Contention, RequestShape,
-    RoutingSettings, Timestamp, Tokens, TokensPerSecond,
-};
+use super::{Arrival, Asked, Ended, Outcome, Router, Slowdown};
+use crate::domain::{Api, Candidate, ClientKey, Contention, RequestShape, RoutingSettings};
 use crate::policy::cost::{CostModel, cost};
 use crate::policy::queueing::{Claimant, Place, WaitingOrder};
 use crate::simulate::chance::SplitMix;
@@ -81,6 +80,8 @@ pub struct Floor<'a> {
     numbers: u64,
     now_ns: u64,
     stations: Vec<Station>,
+    /// Slots of workers that are gone for good.
+    vacant: Vec<usize>,
     table: Table,
     waiting: WaitingOrder<usize>,
     waiting_count: usize,
@@ -109,6 +110,7 @@ impl<'a> Floor<'a> {
             numbers: 0,
             now_ns: 0,
             stations: Vec::new(),
+            vacant: Vec::new(),
             table: Table::default(),
             waiting: WaitingOrder::default(),
             waiting_count: 0,
@@ -375,80 +377,6 @@ impl<'a> Floor<'a> {
         }
     }
 
-    /// Begins an iteration, and plans those after it where nothing will change.
-    fn iterate(&mut self, slot: usize) {
-        let now_ns = self.now_ns;
-        let station = &mut self.stations[slot];
-        if station.busy || station.frozen {
-            return;
-        }
-        let Some(duration_s) = station.worker.begin() else {
-            return;
-        };
-        station.busy = true;
-        for key in station.worker.admitted() {
-            if let Some(live) = self.table.get_mut(key) {
-                live.begun_ns.get_or_insert(now_ns);
-            }
-        }
-        let measured = |key: usize| {
-            let live = self.table.get(key);
-            let stream = live.and_then(|live| live.stream.as_ref());
-            stream.is_some_and(Book::is_measured)
-        };
-        if self.rules.leaps && station.worker.active_ids().all(measured) {
-            station.leap.plan(&station.worker, now_ns, duration_s);
-        }
-        let end_ns = station.leap.end_ns().unwrap_or(after(now_ns, duration_s));
-        let event = Event::Iteration(slot, station.epoch);
-        self.schedule(end_ns, event);
-    }
-
-    /// Something changes at the worker: of a leap only the iteration that goes on is left.
-    fn interrupt(&mut self, slot: usize) {
-        self.settle(slot, false);
-        let station = &mut self.stations[slot];
-        if !station.leap.is_on() {
-            return;
-        }
-        station.leap.cut();
-        station.epoch += 1;
-        if let Some(end_ns) = station.leap.end_ns() {
-            let event = Event::Iteration(slot, station.epoch);
-            self.schedule(end_ns, event);
-        }
-    }
-
-    fn settle_all(&mut self) {
-        for slot in 0..self.stations.len() {
-            self.settle(slot, false);
-        }
-    }
-
-    /// Accounts for the iterations of a leap that are over; `at`: one that ends right now too.
-    fn settle(&mut self, slot: usize, at: bool) {
-        let station = &mut self.stations[slot];
-        if !station.leap.is_on() || station.frozen {
-            return;
-        }
-        let (last_ns, ends_ns) = station.leap.settle(self.now_ns, at);
-        let Some(&end_ns) = ends_ns.last() else {
-            return;
-        };
-        let iterations = ends_ns.len() as u32;
-        let mut streams = 0;
-        station.worker.leap(iterations);
-        for key in station.worker.active_ids() {
-            streams += 1;
-            let live = self.table.get_mut(key);
-            if let Some(stream) = live.and_then(|live| live.stream.as_mut()) {
-                station.book.tokens(stream, iterations, end_ns);
-            }
-        }
-        station.book.iterations(streams, last_ns, ends_ns);
-        station.done += f64::from(streams) * f64::from(iterations);
-    }
-
     fn dispatch(&mut self) {
         while !self.waiting.is_empty() {
             let in_order = self.waiting.in_order().take(LOOKAHEAD);
@@ -566,159 +494,5 @@ impl<'a> Floor<'a> {
             held_s: at_s(live.sent_ns) - arrival.at_s,
             begun_s: live.begun_ns.map_or(now_s, at_s) - arrival.at_s,
         });
-    }
-}
-
-/// What happens to workers from outside.
-impl Floor<'_> {
-    /// A worker comes up; its slot. `ramps`: it gets few requests at first.
-    pub fn add(&mut self, machine: Machine, ramps: bool) -> usize {
-        let mut station = Station::new(machine, &self.rules.settings);
-        station.answered = ramps.then_some(0);
-        self.stations.push(station);
-        self.stations.len() - 1
-    }
-
-    /// Back after a stop, empty; what was learned of it is kept.
-    pub fn back(&mut self, slot: usize) {
-        let station = &mut self.stations[slot];
-        station.answered = station.answered.map(|_| 0);
-        station.frozen = false;
-    }
-
-    /// It showed before it serves what its law lets it do.
-    pub fn benchmark(&mut self, slot: usize, settings: &BenchmarkSettings) {
-        let station = &mut self.stations[slot];
-        let law = station.machine.law;
-        let context = f64::from(settings.prompt_tokens) + f64::from(settings.output_tokens) / 2.0;
-        let streams = settings
-            .concurrency
-            .unwrap_or(station.machine.speed_prior.concurrency);
-        let streams = streams.clamp(1, law.batch_max.max(1));
-        let gap = |streams: f64| {
-            law.base_s + streams * (law.per_sequence_s + law.per_kv_token_s * context)
-        };
-        let read_s = f64::from(settings.prompt_tokens) / law.prefill_tokens_per_s;
-        let result = BenchmarkResult {
-            at: Timestamp::from_millis(self.now_ns / 1_000_000),
-            tokens_per_second: TokensPerSecond(f64::from(streams) / gap(f64::from(streams))),
-            concurrency: streams,
-            tokens_per_second_alone: Some(TokensPerSecond(1.0 / gap(1.0))),
-            first_token_s: Some(gap(1.0) + read_s),
-            output_tokens: u64::from(streams * settings.output_tokens),
-            failed_requests: 0,
-            took_s: settings.length.as_secs_f64(),
-        };
-        station.book.take_benchmark(&result, settings);
-    }
-
-    pub fn set_taking(&mut self, slot: usize, taking: bool) {
-        let station = &mut self.stations[slot];
-        let more = taking && !station.taking;
-        station.taking = taking;
-        if more {
-            self.dispatch();
-        }
-    }
-
-    /// It hangs: nothing it began ends.
-    pub fn freeze(&mut self, slot: usize) {
-        self.settle(slot, false);
-        let station = &mut self.stations[slot];
-        station.frozen = true;
-        station.busy = false;
-        station.leap.clear();
-        station.epoch += 1;
-    }
-
-    /// From now on it takes so many times as long for everything as its law says.
-    pub fn slow(&mut self, slot: usize, times: f64) {
-        self.interrupt(slot);
-        self.stations[slot].worker.slow(times);
-    }
-
-    pub(super) fn slow_at(&mut self, slowdown: Slowdown) {
-        self.slowdowns.push(slowdown);
-        let event = Event::Slowdown(self.slowdowns.len() - 1);
-        self.schedule(after(0, slowdown.at_s), event);
-    }
-
-    /// What it has goes elsewhere: answers that have begun go on there, others are asked again.
-    pub fn evacuate(&mut self, slot: usize) {
-        self.settle(slot, false);
-        let station = &mut self.stations[slot];
-        station.leap.clear();
-        station.epoch += 1;
-        station.busy = false;
-        for (key, made) in station.worker.clear() {
-            let Some(live) = self.table.get_mut(key) else {
-                continue;
-            };
-            if let Some(stream) = live.stream.take() {
-                self.stations[slot].book.left(&stream);
-            }
-            live.prompt_tokens += made;
-            live.output_tokens = live.output_tokens.saturating_sub(made).max(1);
-            live.sent_ns = self.now_ns;
-            let begun = live.first_ns.is_some();
-            let patience = self.rules.patience;
-            let too_often = patience.is_some_and(|patience| {
-                if begun {
-                    live.resumes >= patience.resumes_max
-                } else {
-                    live.attempts >= patience.attempts_max
-                }
-            });
-            if too_often {
-                self.end(key, Some(slot), Outcome::Failed);
-                continue;
-            }
-            if begun {
-                live.resumes += 1;
-                self.tally.resumed += 1;
-            } else {
-                self.tally.retried += 1;
-            }
-            self.hold(key, begun);
-        }
-        self.dispatch();
-    }
-
-    pub fn in_flight(&self, slot: usize) -> u32 {
-        self.stations[slot].book.in_flight()
-    }
-
-    /// Speed, what of it is surely there, and predicted work it has to do, as the gateway believes.
-    pub fn believed(&self, slot: usize) -> (TokensPerSecond, TokensPerSecond, Tokens) {
-        let book = &self.stations[slot].book;
-        (book.speed(), book.dependable(), book.outstanding())
-    }
-
-    /// Work done since this was last asked, tokens.
-    pub fn take_done(&mut self, slot: usize) -> f64 {
-        std::mem::take(&mut self.stations[slot].done)
-    }
-
-    /// Requests that wait, their predicted work, and since when the oldest does.
-    pub fn waiting(&self) -> (usize, f64, Option<f64>) {
-        let (mut cost, mut oldest) = (0.0, None);
-        for (_, key) in self.waiting.in_order() {
-            if let Some(live) = self.table.get(*key) {
-                cost += live.believed.total.0;
-                let at_s = self.arrivals[live.id].at_s;
-                oldest = Some(oldest.map_or(at_s, |oldest: f64| oldest.min(at_s)));
-            }
-        }
-        (self.waiting_count, cost, oldest)
-    }
-
-    /// Requests that wait or are being answered.
-    pub fn present(&self) -> usize {
-        self.next_arrival - (self.arrivals.len() - self.left)
-    }
-
-    pub(super) fn books_are_empty(&self) -> bool {
-        let books = self.stations.iter().map(|station| &station.book);
-        books.into_iter().all(Book::is_empty)
     }
 }
