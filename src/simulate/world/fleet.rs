@@ -51,6 +51,8 @@ pub(super) struct Seat {
     pub hangs_since: Option<Timestamp>,
     /// Stopped, or on its way there or back.
     pub away: bool,
+    /// Work it did and that no second's bill shows yet, tokens.
+    pub done: f64,
 }
 
 impl Member {

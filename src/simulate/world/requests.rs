@@ -156,17 +156,21 @@ impl<'a> Requests<'a> {
             speed: member.machine.found.speed,
             hangs_since: None,
             away: false,
+            done: 0.0,
         }
     }
 
     /// What the floor knows of a member, to the fleet.
     fn show(&mut self, member: &mut Member) {
-        let Some(seat) = member.seat else {
+        let Some(seat) = &mut member.seat else {
             member.empty = true;
             return;
         };
-        let done = self.floor.take_done(seat.slot);
-        member.busy = (done / member.machine.speed.max(f64::MIN_POSITIVE)).min(1.0);
+        // A prompt counts at its first token: what is more than a second's work was done in those before.
+        let speed = member.machine.speed.max(f64::MIN_POSITIVE);
+        seat.done += self.floor.take_done(seat.slot);
+        member.busy = (seat.done / speed).min(1.0);
+        seat.done = (seat.done - speed).max(0.0);
         member.empty = self.floor.in_flight(seat.slot) == 0;
         let (speed, dependable, outstanding) = self.floor.believed(seat.slot);
         member.view.speed = speed;
