@@ -6,14 +6,15 @@ SECONDS := 600
 TOOLS := $(CURDIR)/.tidegate/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run build test bench bench-choice routing routing-live lint scenario soak fuzz needs-build needs-test needs-bench needs-deny
+.PHONY: help run build test peers compare bench-choice routing routing-live lint scenario soak fuzz needs-build needs-test needs-deny
 
 help:
 	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
 	@echo 'make build               release binaries in target/release'
 	@echo 'make test                unit, property, layering and end-to-end tests'
 	@echo 'make lint                formatting, clippy, layers, licences and sources of dependencies'
-	@echo 'make bench               CPU time per request and per token beside nginx'
+	@echo 'make compare [QUICK=1] [PEERS=nginx,envoy]  CPU, delay and memory beside other proxies and routers; most of an hour'
+	@echo 'make peers               get those proxies and routers; `make compare` does it too'
 	@echo 'make bench-choice        time of one choice of a worker among 10 to 10,000'
 	@echo 'make routing [TRACES=..] our choice of workers beside others, in virtual time'
 	@echo 'make routing-live        the same fleet in real time, our gateway before stand-in workers'
@@ -43,8 +44,12 @@ test: needs-build needs-test
 	cargo build --workspace --bins
 	cargo test --workspace
 
-bench: build needs-bench
-	target/release/loadtest bench
+peers: needs-build
+	@loadtest/need python3-venv
+	@loadtest/peers
+
+compare: build peers
+	target/release/loadtest compare $(if $(QUICK),--quick) $(if $(PEERS),--peers $(PEERS))
 
 bench-choice: needs-build
 	cargo build --release -p loadtest
@@ -79,7 +84,5 @@ needs-build:
 	@loadtest/need cargo cmake
 needs-test:
 	@loadtest/need python3-venv promtool curl wget
-needs-bench:
-	@loadtest/need nginx
 needs-deny:
 	@loadtest/need cargo-deny

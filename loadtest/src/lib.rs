@@ -1,7 +1,7 @@
 //! Load, stand-ins and measurements around a running gateway.
 
-pub mod bench;
 pub mod choice;
+pub mod compare;
 pub mod fakes;
 pub mod fuzz;
 pub mod harness;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::fleet::{self, BATCH_MAX};
 use super::report::Figures;
+use crate::compare::processes::Busy;
 use crate::harness::{ConfigDir, FakeWorker, Gateway, http_client, wait_until};
 use crate::replay::Api;
 use crate::replay::client::{Target, send_body};
@@ -217,30 +218,4 @@ fn endpoint(settings: &RoutingSettings, groups: &str) -> String {
         seconds(settings.latency_aim.gap),
         seconds(settings.affinity.bound),
     )
-}
-
-/// The machine's processors since some moment: ticks at work, and all.
-struct Busy(Option<(f64, f64)>);
-
-impl Busy {
-    fn now() -> Self {
-        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-        let all = stat.lines().next().map(|line| {
-            let fields = line.split_whitespace().skip(1);
-            fields.filter_map(|n| n.parse().ok()).collect::<Vec<f64>>()
-        });
-        Self(all.filter(|ticks| ticks.len() >= 8).map(|ticks| {
-            let all: f64 = ticks.iter().take(8).sum();
-            // The fourth and fifth are idle and waiting for disks.
-            (all - ticks[3] - ticks[4], all)
-        }))
-    }
-
-    /// 0 to 1; 0 where the system does not tell.
-    fn since(&self) -> f64 {
-        let (Some((busy, all)), Some((busy_before, all_before))) = (Self::now().0, self.0) else {
-            return 0.0;
-        };
-        (busy - busy_before) / (all - all_before).max(1.0)
-    }
 }
