@@ -86,6 +86,10 @@ struct WorkerRow {
     /// What its market calls its state, and since when.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<(InstanceState, Timestamp)>,
+    /// When its machine last asked at `public_url` whether we live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heard_at: Option<Timestamp>,
+    alive_calls_total: u64,
 }
 
 pub(super) fn of(fleet: &Fleet, now: Timestamp) -> FleetView {
@@ -157,6 +161,8 @@ fn rows(endpoint: &EndpointFleet, snapshot: FleetSnapshot) -> Vec<WorkerRow> {
                 rented_as: worker.origin.rented_as().map(|offer| (*offer).clone()),
                 benchmark: worker.origin.benchmark(),
                 instance: worker.origin.seen(),
+                heard_at: worker.origin.heard().map(|(at, _)| at),
+                alive_calls_total: worker.origin.heard().map_or(0, |(_, times)| times),
                 market_message: worker.market_message(),
                 view,
             })

@@ -25,7 +25,7 @@ pub(super) async fn tell(fleet: &Fleet, market: Option<&VastMarket>) {
 }
 
 fn tell_once(fleet: &Fleet, orphan_after: Duration, told: &mut BTreeSet<WorkerId>) {
-    let (heard_at, at) = (fleet.heard_alive_at(), now());
+    let (unnamed_at, at) = (fleet.heard_unnamed_at(), now());
     let mut there = BTreeSet::new();
     for endpoint in fleet.endpoints().values() {
         for worker in endpoint.workers().iter() {
@@ -33,12 +33,14 @@ fn tell_once(fleet: &Fleet, orphan_after: Duration, told: &mut BTreeSet<WorkerId
             let Some((InstanceState::Running, since)) = worker.origin.seen() else {
                 continue;
             };
+            let named_at = worker.origin.heard().map(|(at, _)| at);
+            let heard_at = named_at.max(unnamed_at);
             let lost = asks(endpoint, worker) && is_unheard(since, heard_at, orphan_after, at);
             if lost && told.insert(worker.id().clone()) {
                 tracing::warn!(
                     endpoint = %endpoint.name, worker = %worker.id(), orphan_after_s = orphan_after.as_secs(),
-                    "no machine has asked at public_url since this one runs: if it cannot be reached from outside, \
-                     the machine ends itself after orphan_after"
+                    "this machine runs and does not ask at public_url: if it cannot reach that, it ends itself after \
+                     orphan_after"
                 );
             }
         }
@@ -56,7 +58,7 @@ fn asks(endpoint: &EndpointFleet, worker: &Worker) -> bool {
     })
 }
 
-/// Nobody says which machine asks: one that does speaks for the way to us.
+/// `heard_at`: when it asked last, or one that does not say which it is.
 fn is_unheard(
     runs_since: Timestamp,
     heard_at: Option<Timestamp>,
@@ -110,10 +112,15 @@ mod tests {
             assert!(told.is_empty(), "it does not run yet");
             let a_minute_ago = Timestamp::from_millis(now().as_millis() - 60_000);
             worker.origin.see(InstanceState::Running, a_minute_ago);
-            fleet.hear_alive(now());
+            fleet.hear_alive(None, now());
             tell_once(&fleet, orphan_after, &mut told);
             assert!(told.is_empty(), "somebody asked");
-            fleet.hear_alive(a_minute_ago);
+            fleet.hear_alive(None, a_minute_ago);
+            fleet.hear_alive(Some("g-1"), now());
+            tell_once(&fleet, orphan_after, &mut told);
+            assert!(told.is_empty(), "it asked");
+            fleet.hear_alive(Some("g-1"), a_minute_ago);
+            fleet.hear_alive(Some("g-2"), now());
             tell_once(&fleet, orphan_after, &mut told);
             assert_eq!(told.len(), named, "{launch_args}");
         }

@@ -75,6 +75,9 @@ struct Worker {
     market_message: String,
     #[serde(default)]
     last_reason: String,
+    /// When its machine last asked for the gateway.
+    #[serde(default)]
+    heard_at: Option<Timestamp>,
     /// Without a gateway nobody knows its phase: what its market says instead.
     #[serde(default)]
     seen: Option<String>,
@@ -261,6 +264,7 @@ fn workers(endpoint: &Endpoint, at: Timestamp) -> String {
         ">REQUESTS",
         ">WORK",
         ">$/H",
+        ">HEARD",
         "SAYS",
     ]);
     for worker in &endpoint.workers {
@@ -276,6 +280,9 @@ fn workers(endpoint: &Endpoint, at: Timestamp) -> String {
             view.in_flight.to_string(),
             work(view),
             show::price(view.usd_per_hour),
+            worker
+                .heard_at
+                .map_or("-".to_owned(), |heard_at| show::span(at.since(heard_at))),
             show::short(says(worker), MESSAGE_WIDTH),
         ]);
     }
@@ -354,12 +361,25 @@ mod tests {
 
     #[test]
     fn a_ready_worker_is_shown_with_its_speed_load_price_and_age() {
-        let text = text_of(&fleet(json!([worker("small-a-0", "ready", json!({}))])));
+        let text = text_of(&fleet(json!([worker(
+            "small-a-0",
+            "ready",
+            json!({"heard_at": 50_000})
+        )])));
         let line = text.lines().find(|line| line.contains("small-a-0"));
         let cells: Vec<&str> = line.expect("its line").split_whitespace().collect();
         assert_eq!(
             cells,
-            ["small-a-0", "ready", "1m00s", "400", "3", "2.0s", "$0.2500"]
+            [
+                "small-a-0",
+                "ready",
+                "1m00s",
+                "400",
+                "3",
+                "2.0s",
+                "$0.2500",
+                "20s"
+            ]
         );
         assert!(
             text.contains("400 tokens/s ready, load 120, 133 wanted"),

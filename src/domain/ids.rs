@@ -57,9 +57,24 @@ id!(
     GroupName
 );
 id!(
-    /// An account of a market: a fingerprint of its key.
+    /// An account of a market: its user's number, or a fingerprint of its key while that is not known.
     AccountId
 );
+
+/// Before a user's number.
+const USER: &str = "user-";
+
+impl AccountId {
+    pub fn of_user(number: &str) -> Self {
+        Self::new(format!("{USER}{number}"))
+    }
+
+    /// It stays the same when the account gets another key.
+    pub fn is_of_user(&self) -> bool {
+        self.as_str().starts_with(USER)
+    }
+}
+
 id!(
     /// A worker and the rental that pays for it: one machine from intention to end.
     WorkerId

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::domain::{Endpoint, EndpointName, MoneyView, Timestamp};
+use crate::domain::{Endpoint, EndpointName, MoneyView, Timestamp, WorkerId};
 
 pub use account::{Account, Allowance, Quotas};
 pub use assign::NoClaim;
@@ -53,7 +53,7 @@ pub struct Fleet {
     under_way: Arc<AtomicUsize>,
     leaving: AtomicBool,
     has_predecessor: AtomicBool,
-    /// When a rented machine last asked whether we live, in ms; 0: never.
+    /// When a rented machine that does not say which it is last asked whether we live, in ms; 0: never.
     heard_alive_ms: AtomicU64,
     money: ArcSwap<MoneyView>,
 }
@@ -124,12 +124,22 @@ impl Fleet {
         self.has_predecessor.store(there, Relaxed);
     }
 
-    /// A rented machine asked whether its gateway lives.
-    pub fn hear_alive(&self, at: Timestamp) {
-        self.heard_alive_ms.store(at.as_millis(), Relaxed);
+    /// A rented machine asked whether its gateway lives; those that were rented before they named themselves do not.
+    pub fn hear_alive(&self, worker: Option<&str>, at: Timestamp) {
+        let Some(worker) = worker.map(WorkerId::new) else {
+            return self.heard_alive_ms.store(at.as_millis(), Relaxed);
+        };
+        let endpoints = self.endpoints();
+        let mut found = endpoints
+            .values()
+            .filter_map(|endpoint| endpoint.worker(&worker));
+        if let Some(worker) = found.next() {
+            worker.origin.hear(at);
+        }
     }
 
-    pub fn heard_alive_at(&self) -> Option<Timestamp> {
+    /// When a machine last asked without saying which it is.
+    pub fn heard_unnamed_at(&self) -> Option<Timestamp> {
         let ms = self.heard_alive_ms.load(Relaxed);
         (ms > 0).then(|| Timestamp::from_millis(ms))
     }

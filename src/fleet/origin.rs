@@ -21,6 +21,8 @@ pub struct Origin {
     spare_of: Mutex<Option<WorkerId>>,
     /// Its rental ends by itself before long.
     ends_soon: AtomicBool,
+    /// When its machine last asked whether its gateway lives, and how often it did.
+    heard: Mutex<Option<(Timestamp, u64)>>,
     /// The last time more was bid for it.
     raised: Mutex<Option<Raise>>,
     /// From the order to start until it was healthy.
@@ -94,6 +96,17 @@ impl Origin {
     /// What was so before.
     pub fn set_ends_soon(&self, soon: bool) -> bool {
         self.ends_soon.swap(soon, Relaxed)
+    }
+
+    pub fn hear(&self, at: Timestamp) {
+        let mut heard = self.heard.lock();
+        let times = heard.map_or(0, |(_, times)| times);
+        *heard = Some((at, times + 1));
+    }
+
+    /// When its machine last asked for us, and how often it did.
+    pub fn heard(&self) -> Option<(Timestamp, u64)> {
+        *self.heard.lock()
     }
 
     pub fn raised(&self) -> Option<Raise> {

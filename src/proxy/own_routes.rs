@@ -26,9 +26,12 @@ impl Gateway {
                 self.models(client, record, endpoint).await
             }
             Route::Health => self.health(client).await,
-            Route::Alive { installation } => {
+            Route::Alive {
+                installation,
+                worker,
+            } => {
                 record.unlogged();
-                self.alive(client, installation).await
+                self.alive(client, installation, worker).await
             }
             Route::WrongMethod { api, allow } => {
                 let path = client.http.req_header().uri.path();
@@ -53,10 +56,15 @@ impl Gateway {
     }
 
     /// Answered to the last moment: a gateway that drains has machines that still serve.
-    async fn alive(&self, client: &mut Client<'_>, installation: &str) -> pingora::Result<()> {
+    async fn alive(
+        &self,
+        client: &mut Client<'_>,
+        installation: &str,
+        worker: Option<&str>,
+    ) -> pingora::Result<()> {
         let ours = self.settings.load().installation.as_str() == installation;
         if ours {
-            self.fleet.hear_alive(now());
+            self.fleet.hear_alive(worker, now());
         }
         let whose = if ours { "ours" } else { "foreign" };
         self.metrics.alive_calls.with_label_values(&[whose]).inc();

@@ -16,7 +16,11 @@ pub(super) enum Route<'a> {
     /// The gateway itself is up.
     Health,
     /// A rented machine asks whether the gateway of this installation lives.
-    Alive { installation: &'a str },
+    Alive {
+        installation: &'a str,
+        /// Which, where it names itself.
+        worker: Option<&'a str>,
+    },
     WrongMethod {
         api: Option<Api>,
         allow: &'static str,
@@ -37,9 +41,17 @@ pub(super) fn classify<'a>(
     if let Some(target) = target(path) {
         return with_method(method, target, None);
     }
-    if let Some(installation) = path.strip_prefix(ALIVE) {
+    if let Some(asked) = path.strip_prefix(ALIVE) {
+        let (installation, worker) = match asked.split_once('/') {
+            Some((installation, worker)) => (installation, Some(worker)),
+            None => (asked, None),
+        };
+        let worker = worker.filter(|worker| !worker.is_empty());
         return match method {
-            &Method::GET => Route::Alive { installation },
+            &Method::GET => Route::Alive {
+                installation,
+                worker,
+            },
             _ => Route::WrongMethod {
                 api: None,
                 allow: "GET",
@@ -165,10 +177,13 @@ mod tests {
 
     #[test]
     fn rented_machines_ask_for_the_gateway_of_their_installation() {
-        let alive = Route::Alive {
+        let alive = |worker| Route::Alive {
             installation: "mine",
+            worker,
         };
-        check("GET", "/tidegate/alive/mine", alive);
+        check("GET", "/tidegate/alive/mine", alive(None));
+        check("GET", "/tidegate/alive/mine/", alive(None));
+        check("GET", "/tidegate/alive/mine/g-1", alive(Some("g-1")));
         let wrong = Route::WrongMethod {
             api: None,
             allow: "GET",

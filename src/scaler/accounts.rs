@@ -44,9 +44,10 @@ impl Scaler {
         for instance in &inventory.instances {
             let worker = &instance.label.worker;
             let known = self.accounts.get(worker);
-            // One account may have several keys.
+            // One account may have several keys, by which it is known until it has said who it is.
             let holds = known.is_some_and(|account| inventory.answered.contains(&account));
-            if let Some(holder) = inventory.held_by.get(&instance.id).filter(|_| !holds) {
+            let holder = inventory.held_by.get(&instance.id);
+            if let Some(holder) = holder.filter(|holder| !holds || holder.is_of_user()) {
                 self.note_account(worker, holder, at);
             }
         }

@@ -1,12 +1,17 @@
 //! Whose keys there are, and which account has which instance.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::transport::Account;
 use crate::domain::{AccountId, InstanceId, Secret};
+
+/// Whose key it is, Vast is asked again after this where it did not say.
+const ASK_WHOSE_EVERY: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
 pub(super) struct Accounts(Mutex<State>);
@@ -20,10 +25,23 @@ struct State {
 
 struct Key {
     secret: Secret,
-    id: AccountId,
+    fingerprint: AccountId,
+    /// Whose key it is, once Vast has said so, and when it was last asked.
+    user: Option<AccountId>,
+    user_asked_at: Option<Instant>,
     /// In the configuration; others are kept for the machines they rented.
     named: bool,
     dropped: bool,
+}
+
+impl Key {
+    fn id(&self) -> &AccountId {
+        self.user.as_ref().unwrap_or(&self.fingerprint)
+    }
+
+    fn is(&self, account: &AccountId) -> bool {
+        self.fingerprint == *account || self.user.as_ref() == Some(account)
+    }
 }
 
 impl State {
@@ -32,7 +50,9 @@ impl State {
         known.unwrap_or_else(|| {
             self.keys.push(Key {
                 secret: key.clone(),
-                id: fingerprint(key),
+                fingerprint: fingerprint(key),
+                user: None,
+                user_asked_at: None,
                 named: true,
                 dropped: false,
             });
@@ -40,13 +60,11 @@ impl State {
         })
     }
 
-    fn accounts(&self) -> impl Iterator<Item = Account> {
+    fn accounts(&self, which: impl Fn(&Key) -> bool) -> Vec<Account> {
         let kept = self.keys.iter().enumerate().filter(|(_, key)| !key.dropped);
-        kept.map(|(number, key)| Account {
-            number,
-            id: key.id.clone(),
-            key: key.secret.clone(),
-        })
+        kept.filter(|(_, key)| which(key))
+            .map(|(number, key)| account(number, key))
+            .collect()
     }
 }
 
@@ -66,15 +84,48 @@ impl Accounts {
     }
 
     pub(super) fn of(&self, key: &Secret) -> Account {
-        Account {
-            number: self.0.lock().number(key),
-            id: fingerprint(key),
-            key: key.clone(),
-        }
+        let mut state = self.0.lock();
+        let number = state.number(key);
+        account(number, &state.keys[number])
     }
 
     pub(super) fn all(&self) -> Vec<Account> {
-        self.0.lock().accounts().collect()
+        self.0.lock().accounts(|_| true)
+    }
+
+    /// Whether to ask now whose key this is; that counts as asked.
+    pub(super) fn asks_whose(&self, account: &Account) -> bool {
+        let mut state = self.0.lock();
+        let Some(key) = state.keys.get_mut(account.number) else {
+            return false;
+        };
+        let lately = |at: Instant| at.elapsed() < ASK_WHOSE_EVERY;
+        let due = key.user.is_none() && !key.user_asked_at.is_some_and(lately);
+        if due {
+            key.user_asked_at = Some(Instant::now());
+        }
+        due
+    }
+
+    /// Vast says whose key it is. The account as it is called from now on.
+    pub(super) fn belongs_to(&self, account: &Account, user: AccountId) -> Account {
+        let mut state = self.0.lock();
+        if let Some(key) = state.keys.get_mut(account.number) {
+            key.user = Some(user.clone());
+        }
+        Account {
+            id: user,
+            ..account.clone()
+        }
+    }
+
+    /// Every name it ever had here.
+    pub(super) fn names(&self, account: &Account) -> Vec<AccountId> {
+        let state = self.0.lock();
+        let key = state.keys.get(account.number).into_iter();
+        key.flat_map(|key| [Some(key.fingerprint.clone()), key.user.clone()])
+            .flatten()
+            .collect()
     }
 
     pub(super) fn is_named(&self, account: &Account) -> bool {
@@ -107,10 +158,15 @@ impl Accounts {
     pub(super) fn that_may_have(&self, id: &InstanceId) -> Vec<Account> {
         let state = self.0.lock();
         let owner = state.owners.get(id);
-        state
-            .accounts()
-            .filter(|account| owner.is_none_or(|owner| *owner == account.id))
-            .collect()
+        state.accounts(|key| owner.is_none_or(|owner| key.is(owner)))
+    }
+}
+
+fn account(number: usize, key: &Key) -> Account {
+    Account {
+        number,
+        id: key.id().clone(),
+        key: key.secret.clone(),
     }
 }
 

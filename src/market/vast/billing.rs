@@ -10,22 +10,29 @@ use super::failure::Failure;
 use super::limiter::Kind;
 use super::rows;
 use super::transport::{Account, Call, Transport};
-use crate::domain::{Charge, InstanceId, Timestamp, Usd};
+use crate::domain::{AccountId, Charge, InstanceId, Timestamp, Usd};
 
 const PAGE_ROWS: usize = 100;
 const PAGES_MAX: usize = 1_000;
 const DAY: Duration = Duration::from_secs(86_400);
 
-pub(super) async fn credit(
+/// What an account says of itself.
+pub(super) struct User {
+    pub(super) id: Option<AccountId>,
+    pub(super) credit: Option<Usd>,
+}
+
+pub(super) async fn user(
     transport: &Transport,
     account: &Account,
     scale: f64,
-) -> Result<Usd, Failure> {
+) -> Result<User, Failure> {
     let call = Call::new(Kind::Account, Method::GET, "/api/v0/users/current");
     let answer = transport.call(account, &call, scale).await?;
-    rows::number(&answer, "credit")
-        .map(Usd)
-        .ok_or_else(|| Failure::Strange("the account's answer names no credit".into()))
+    Ok(User {
+        id: rows::id(&answer, "id").map(|id| AccountId::of_user(&id)),
+        credit: rows::number(&answer, "credit").map(Usd),
+    })
 }
 
 /// Days are charged whole: those of `since` and `now` are in it.

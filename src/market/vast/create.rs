@@ -8,6 +8,8 @@ use crate::domain::{LaunchOptions, RentalLabel, VastLaunch, VolumeMount};
 /// Names the container's port in the listing, whatever the configuration says later.
 pub(super) const PORT: &str = "TIDEGATE_PORT";
 const GATEWAY_URL: &str = "TIDEGATE_URL";
+/// Which rental asks.
+const WORKER: &str = "TIDEGATE_WORKER";
 const MARKET_URL: &str = "TIDEGATE_MARKET_URL";
 
 /// `price`: dollars an hour bid; there makes it interruptible.
@@ -22,7 +24,7 @@ pub(super) fn body(
     let mut body = json!({
         "client_id": "me",
         "image": launch.image,
-        "env": env(vast, preamble),
+        "env": env(vast, label, preamble),
         "price": price,
         "disk": launch.disk_gb,
         "label": label.to_string(),
@@ -49,13 +51,14 @@ pub(super) fn body(
     body
 }
 
-fn env(vast: &VastLaunch, preamble: Option<&Preamble>) -> Value {
+fn env(vast: &VastLaunch, label: &RentalLabel, preamble: Option<&Preamble>) -> Value {
     let given = vast.launch.env.iter();
     let mut env: Map<String, Value> = given
         .map(|(name, value)| (name.clone(), value.as_str().into()))
         .collect();
     env.insert(PORT.to_owned(), vast.port.to_string().into());
     if let Some(preamble) = preamble {
+        env.insert(WORKER.to_owned(), label.worker.as_str().into());
         env.insert(GATEWAY_URL.to_owned(), preamble.gateway_url.as_str().into());
         if let Some(url) = &preamble.market_url {
             env.insert(MARKET_URL.to_owned(), url.as_str().into());

@@ -9,10 +9,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::super::{Inventory, MarketError};
+use super::billing;
 use super::failure::Failure;
 use super::instances::{self, Version};
 use super::transport::{Account, Transport};
 use super::{VastMarket, no_key};
+use crate::domain::AccountId;
 
 /// The paged listing is tried again after this.
 pub(super) const OLD_LIST_FOR: Duration = Duration::from_secs(600);
@@ -25,6 +27,12 @@ struct Lister {
 }
 
 impl Lister {
+    /// Whose key it is: another key of the same account is the same account.
+    async fn ask_whose(&self, account: &Account) -> Option<AccountId> {
+        let user = billing::user(&self.transport, account, self.scale).await;
+        user.ok().and_then(|user| user.id)
+    }
+
     /// The rows of one account, in the version they are served in.
     async fn rows_of(&self, account: &Account) -> Result<Vec<Value>, Failure> {
         let until = *self.old_list_until.lock();
@@ -55,21 +63,31 @@ impl VastMarket {
         }
         let mut under_way = JoinSet::new();
         for account in accounts {
+            let asks_whose = self.accounts.asks_whose(&account);
             let lister = Lister {
                 transport: Arc::clone(&self.transport),
                 scale: self.scale(),
                 old_list_until: Arc::clone(&self.old_list_until),
             };
             under_way.spawn(async move {
-                let rows = lister.rows_of(&account).await;
-                (account, rows)
+                let (rows, user) = tokio::join!(lister.rows_of(&account), async {
+                    match asks_whose {
+                        true => lister.ask_whose(&account).await,
+                        false => None,
+                    }
+                });
+                (account, user, rows)
             });
         }
         let mut inventory = Inventory::default();
         let mut first_error = None;
         while let Some(listed) = under_way.join_next().await {
             let broken = |_| MarketError::Unavailable("a listing broke off".into());
-            let (account, rows) = listed.map_err(broken)?;
+            let (account, user, rows) = listed.map_err(broken)?;
+            let account = match user {
+                Some(user) => self.accounts.belongs_to(&account, user),
+                None => account,
+            };
             match rows {
                 Ok(rows) => self.take_in(&account, &rows, &mut inventory),
                 Err(failure) if failure.is_about_the_key() && !self.accounts.is_named(&account) => {
@@ -85,6 +103,11 @@ impl VastMarket {
                 }
             }
         }
+        // Another key of the same account told.
+        let answered = &inventory.answered;
+        inventory
+            .silent
+            .retain(|account, _| !answered.contains(account));
         if let Some(error) = first_error
             && inventory.answered.is_empty()
         {
@@ -97,7 +120,7 @@ impl VastMarket {
     }
 
     fn take_in(&self, account: &Account, rows: &[Value], inventory: &mut Inventory) {
-        inventory.answered.insert(account.id.clone());
+        inventory.answered.extend(self.accounts.names(account));
         for instance in rows.iter().filter_map(|row| self.ours(row)) {
             self.accounts.has(account, &instance.id);
             let (id, holder) = (instance.id.clone(), account.id.clone());

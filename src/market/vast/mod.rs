@@ -350,35 +350,56 @@ impl Market for VastMarket {
         result
     }
 
-    /// Of several accounts the one with the least: it is the first that stops its machines.
+    /// Of several accounts the one with the least: it is the first that stops its machines. One whose key is refused rents
+    /// nothing.
     async fn account(&self) -> Result<Option<AccountState>, MarketError> {
         let mut least: Option<AccountState> = None;
+        let mut refused = None;
         for account in self.accounts.all() {
             if !self.accounts.is_named(&account) {
                 continue;
             }
-            let credit = billing::credit(&self.transport, &account, self.scale()).await;
-            let credit = credit.map_err(Failure::of_reading)?;
+            let user = match billing::user(&self.transport, &account, self.scale()).await {
+                Ok(user) => user,
+                Err(failure) if failure.is_about_the_key() => {
+                    refused = Some(failure.of_reading());
+                    continue;
+                }
+                Err(failure) => return Err(failure.of_reading()),
+            };
+            if let Some(id) = user.id {
+                self.accounts.belongs_to(&account, id);
+            }
+            let none = || MarketError::Unavailable("the account's answer names no credit".into());
+            let credit = user.credit.ok_or_else(none)?;
             if least.is_none_or(|least| credit < least.credit) {
                 least = Some(AccountState { credit });
             }
         }
-        Ok(least)
+        match (least, refused) {
+            (None, Some(error)) => Err(error),
+            (least, _) => Ok(least),
+        }
     }
 
     async fn charges(&self, since: Timestamp) -> Result<Vec<Charge>, MarketError> {
         let mut all: BTreeMap<InstanceId, Charge> = BTreeMap::new();
+        let (mut answered, mut error) = (false, None);
         for account in self.accounts.all() {
-            let charges =
-                billing::charges(&self.transport, &account, self.scale(), since, now()).await;
-            let charges = charges.map_err(Failure::of_reading)?;
-            all.extend(
-                charges
-                    .into_iter()
-                    .map(|charge| (charge.instance.clone(), charge)),
-            );
+            match billing::charges(&self.transport, &account, self.scale(), since, now()).await {
+                Ok(charges) => {
+                    answered = true;
+                    let named = charges.into_iter();
+                    all.extend(named.map(|charge| (charge.instance.clone(), charge)));
+                }
+                // What one account does not tell keeps no other's from being booked.
+                Err(failure) => error = Some(failure.of_reading()),
+            }
         }
-        Ok(all.into_values().collect())
+        match error {
+            Some(error) if !answered => Err(error),
+            _ => Ok(all.into_values().collect()),
+        }
     }
 
     fn listing_interval(&self) -> Option<Duration> {

@@ -37,7 +37,7 @@ u.urlopen(u.Request(a[2],method=a[1],headers=dict([a[3].split(": ")]) if a[3] el
 up(){ read -r u _ </proc/uptime;u=${u%.*};}
 up;s=$u
 while sleep EVERY_S;do
-if r GET "$TIDEGATE_URL/tidegate/alive/INSTALLATION";then up;s=$u;fi
+if r GET "$TIDEGATE_URL/tidegate/alive/INSTALLATION/$TIDEGATE_WORKER";then up;s=$u;fi
 up;[ $((u-s)) -lt ORPHAN_S ]||r DELETE "${TIDEGATE_MARKET_URL:-https://console.vast.ai}/api/v0/instances/$CONTAINER_ID/" "Authorization: Bearer $CONTAINER_API_KEY"
 done) </dev/null >/dev/null 2>&1 &
 "#;

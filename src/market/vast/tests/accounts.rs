@@ -106,3 +106,62 @@ async fn accounts_are_listed_side_by_side() {
     let inventory = market.inventory().await.expect("a listing");
     assert_eq!(inventory.answered.len(), 2, "{inventory:?}");
 }
+
+/// Three keys: the first is refused, the others are of user 7 and have both been used for machine 2.
+async fn a_rotated_key() -> (Arc<VastMarket>, StandIn) {
+    let (market, vast) = market(|asked, _| {
+        if asked.head.contains(&format!("bearer {KEY}")) {
+            return Reply::Json(401, json!({"success": false, "error": "auth_error"}));
+        }
+        match (asked.method.as_str(), asked.path.as_str()) {
+            ("GET", "/api/v0/users/current") => Reply::Json(200, json!({"id": 7, "credit": 12.5})),
+            ("GET", "/api/v0/charges/") => Reply::Json(
+                200,
+                json!({"results": [{"source": "instance-2", "amount": 0.5, "items": []}]}),
+            ),
+            ("GET", _) => page(vec![ours(2)], 1, None),
+            _ => Reply::Json(200, json!({"success": true})),
+        }
+    })
+    .await;
+    let mut settings = settings();
+    settings.group_keys = vec![Secret::new("second-key"), Secret::new("third-key")];
+    market.replace(settings);
+    (market, vast)
+}
+
+#[tokio::test]
+async fn another_key_of_the_same_account_is_the_same_account() {
+    let (market, vast) = a_rotated_key().await;
+    let user = AccountId::of_user("7");
+    // From a ledger that knows the account by its user, and nothing of these keys.
+    market.belongs(&InstanceId::new("2"), &user);
+    let inventory = market.inventory().await.expect("what there is");
+    assert!(inventory.speaks_of(Some(&user)), "{inventory:?}");
+    assert_eq!(inventory.held_by[&InstanceId::new("2")], user);
+    for key in ["second-key", "third-key"] {
+        assert_eq!(market.accounts.of(&Secret::new(key)).id, user);
+    }
+    let before = vast.asked().len();
+    market.destroy(&InstanceId::new("2")).await.expect("ended");
+    let asked = vast.asked();
+    assert!(asked[before..].iter().all(|asked| asked.method == "DELETE"));
+    // Whose a key is, is asked once.
+    market.inventory().await.expect("what there is");
+    let who = vast.asked().into_iter();
+    let who = who.filter(|asked| asked.path.contains("users") && !asked.head.contains(KEY));
+    assert_eq!(who.count(), 2);
+}
+
+#[tokio::test]
+async fn a_refused_key_hides_neither_credit_nor_charges_of_the_other_accounts() {
+    let (market, _vast) = a_rotated_key().await;
+    let account = market.account().await.expect("an answer").expect("money");
+    assert_eq!(account.credit.0, 12.5);
+    let charges = market.charges(now()).await.expect("charges");
+    assert_eq!(charges.len(), 1);
+    let mut only_refused = settings();
+    only_refused.group_keys = Vec::new();
+    market.replace(only_refused);
+    assert!(market.account().await.is_err());
+}

@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// Calls that list, and not those that ask whose key it is.
+fn listings(vast: &StandIn) -> Vec<Asked> {
+    let mut asked = vast.asked();
+    asked.retain(|asked| asked.path.contains("/instances/"));
+    asked
+}
+
 fn row(id: u64, label: &str) -> Value {
     json!({
         "id": id, "label": label, "actual_status": "running", "intended_status": "running", "cur_state": "running",
@@ -57,7 +64,7 @@ async fn all_pages_are_one_listing_of_our_machines_only() {
     assert!(one.interruptible);
     assert_eq!(one.message, "success, running");
     assert_eq!(one.ends_at, Some(Timestamp::from_millis(1_800_000_000_500)));
-    let asked = &vast.asked()[0];
+    let asked = &listings(&vast)[0];
     assert_eq!(asked.path, "/api/v1/instances/");
     assert!(
         asked.query.contains("limit=25") && asked.query.contains("select_filters=%7B%7D"),
@@ -140,7 +147,7 @@ async fn the_version_of_the_listing_that_is_served_is_found_and_remembered() {
         for _ in 0..2 {
             assert_eq!(market.instances().await.expect("a listing").len(), 1);
         }
-        assert_eq!(vast.asked().len(), 3);
+        assert_eq!(listings(&vast).len(), 3);
     }
 }
 
@@ -155,7 +162,7 @@ async fn a_wrong_key_that_is_told_as_404_is_no_other_version() {
     .await;
     let listed = market.instances().await;
     assert!(matches!(listed, Err(MarketError::Refused(_))), "{listed:?}");
-    assert_eq!(vast.asked().len(), 1);
+    assert_eq!(listings(&vast).len(), 1);
 }
 
 #[tokio::test]
@@ -178,7 +185,7 @@ async fn machines_of_a_group_with_an_own_key_are_listed_and_ended_with_it() {
     market.replace(settings);
     assert_eq!(market.instances().await.expect("a listing").len(), 2);
     market.destroy(&InstanceId::new("2")).await.expect("ended");
-    let last = vast.asked().pop().expect("a call");
+    let last = listings(&vast).pop().expect("a call");
     assert!(last.head.contains("bearer second-key"), "{}", last.head);
 }
 

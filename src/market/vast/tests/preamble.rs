@@ -23,6 +23,7 @@ async fn the_preamble_comes_before_the_users_script_and_behind_its_first_line() 
         );
         assert!(script.contains("/tidegate/alive/mine"), "{script}");
         assert_eq!(body["env"]["TIDEGATE_URL"], "https://gateway.example.com");
+        assert_eq!(body["env"]["TIDEGATE_WORKER"], "g-1");
         assert_eq!(body["env"]["TIDEGATE_MARKET_URL"], vast.url);
     }
     let mut launch = launch();
@@ -46,6 +47,7 @@ async fn ends_itself(path: Option<&str>) {
     command
         .args(["-c", &format!("{script}\nwait")])
         .env("TIDEGATE_URL", &vast.url)
+        .env("TIDEGATE_WORKER", "g-1")
         .env("TIDEGATE_MARKET_URL", &vast.url)
         .env("CONTAINER_ID", "42")
         .env("CONTAINER_API_KEY", "of-the-instance")
@@ -82,7 +84,7 @@ async fn ends_itself(path: Option<&str>) {
         .filter(|asked| asked.method == "GET")
         .count();
     assert!(gets >= 3, "{gets} questions");
-    assert_eq!(vast.asked()[0].path, "/tidegate/alive/mine");
+    assert_eq!(vast.asked()[0].path, "/tidegate/alive/mine/g-1");
 }
 
 #[tokio::test]
