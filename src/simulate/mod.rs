@@ -11,5 +11,7 @@ pub mod load;
 pub mod machines;
 pub mod market;
 pub mod planner;
+pub mod report;
 pub mod serving;
+pub mod traces;
 pub mod world;
