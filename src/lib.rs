@@ -26,6 +26,8 @@ pub mod ledger;
 #[cfg(feature = "serve")]
 pub mod market;
 #[cfg(feature = "serve")]
+pub mod picture;
+#[cfg(feature = "serve")]
 pub mod probe;
 #[cfg(feature = "serve")]
 pub mod proxy;

@@ -11,6 +11,7 @@ mod offers;
 mod plan;
 mod run;
 mod show;
+mod simulate;
 mod status;
 mod stop_spending;
 mod why;
@@ -51,6 +52,8 @@ enum Command {
     Why(why::Arguments),
     /// Rent nothing more, end everything rented, and say what is left.
     StopSpending(stop_spending::Arguments),
+    /// Say what a traffic would have cost under a configuration, and how long it would have waited.
+    Simulate(simulate::Arguments),
     /// Print a script that completes commands in a shell.
     Completions(completions::Arguments),
 }
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Logs(arguments) => in_runtime(logs::logs(&arguments)),
         Command::Why(arguments) => in_runtime(why::why(&arguments)),
         Command::StopSpending(arguments) => in_runtime(stop_spending::stop_spending(&arguments)),
+        Command::Simulate(arguments) => exit::end(simulate::simulate(&arguments)),
         Command::Completions(arguments) => {
             completions::completions(&arguments);
             ExitCode::SUCCESS

@@ -82,6 +82,14 @@ pub fn readable_server(files: &Files, env: Env) -> Option<ServerConfig> {
     server.map(|file| file.config)
 }
 
+/// Reads YAML or JSON that is no configuration of the gateway, as strictly. The error says where.
+pub fn parse_as<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    tree::parse_as(text).map_err(|error| {
+        let (line, column) = (error.line, error.column);
+        format!("{line}:{column}: {}", error.message)
+    })
+}
+
 /// Every setting of the server at its default.
 pub fn default_server(env: Env) -> Result<ServerConfig, Mistakes> {
     let server = SourceFile {

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+};
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Budget, DuplicateKeyPolicy, Location, Options, Spanned, UserMessageFormatter};
 
@@ -96,15 +98,22 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
         Ok(Some(root)) => Ok(node(root)),
         // An empty file holds no settings.
         Ok(None) => Ok(NOTHING.clone()),
-        Err(error) => {
-            let place = error.location().unwrap_or(Location::UNKNOWN);
-            let message = error.render_with_formatter(&UserMessageFormatter);
-            Err(SyntaxError {
-                message: without_place(&message).to_owned(),
-                line: place.line().max(1),
-                column: place.column().max(1),
-            })
-        }
+        Err(error) => Err(syntax_error(&error)),
+    }
+}
+
+/// Anything that is no configuration of the gateway, such as a pretended market.
+pub(super) fn parse_as<T: DeserializeOwned>(text: &str) -> Result<T, SyntaxError> {
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| syntax_error(&error))
+}
+
+fn syntax_error(error: &serde_saphyr::Error) -> SyntaxError {
+    let place = error.location().unwrap_or(Location::UNKNOWN);
+    let message = error.render_with_formatter(&UserMessageFormatter);
+    SyntaxError {
+        message: without_place(&message).to_owned(),
+        line: place.line().max(1),
+        column: place.column().max(1),
     }
 }
 

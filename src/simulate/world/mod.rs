@@ -382,7 +382,7 @@ impl<'a> World<'a> {
             wait_p95_s: waits.quantile(0.95),
             wait_p99_s: waits.quantile(0.99),
             wait_max_s: waits.max_s,
-            utilisation: share(work, counted.capacity),
+            utilisation: share(counted.done, counted.capacity),
             starts: now.starts.since(&counts.starts),
             preemptions: now.preemptions - counts.preemptions,
             failures: now.failures - counts.failures,

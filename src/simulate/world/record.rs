@@ -60,7 +60,7 @@ pub struct Totals {
     pub wait_p95_s: f64,
     pub wait_p99_s: f64,
     pub wait_max_s: f64,
-    /// Work over what ready workers could have done.
+    /// Work done over what ready workers could have done.
     pub utilisation: f64,
     pub starts: Starts,
     /// Machines that somebody bid away, and machines that failed while they served.
@@ -118,6 +118,8 @@ pub(super) struct Counted {
     pub waits: Waits,
     /// Tokens that waited too long.
     pub late: f64,
+    /// Tokens' worth of work done.
+    pub done: f64,
     /// Tokens that ready workers could have made.
     pub capacity: f64,
     pub requests: Option<RequestTotals>,

@@ -77,11 +77,15 @@ impl<'a> Requests<'a> {
                 self.count(&ended);
             }
         }
-        if now.as_millis() as f64 / 1e3 >= from_s {
+        let counts = now.as_millis() as f64 / 1e3 >= from_s;
+        if counts {
             self.counted.capacity += fleet.ready_capacity();
         }
         for member in &mut fleet.members {
-            self.show(member);
+            let done = self.show(member);
+            if counts {
+                self.counted.done += done;
+            }
         }
     }
 
@@ -160,15 +164,16 @@ impl<'a> Requests<'a> {
         }
     }
 
-    /// What the floor knows of a member, to the fleet.
-    fn show(&mut self, member: &mut Member) {
+    /// What the floor knows of a member, to the fleet; the work it did in this second.
+    fn show(&mut self, member: &mut Member) -> f64 {
         let Some(seat) = &mut member.seat else {
             member.empty = true;
-            return;
+            return 0.0;
         };
         // A prompt counts at its first token: what is more than a second's work was done in those before.
         let speed = member.machine.speed.max(f64::MIN_POSITIVE);
-        seat.done += self.floor.take_done(seat.slot);
+        let done = self.floor.take_done(seat.slot);
+        seat.done += done;
         member.busy = (seat.done / speed).min(1.0);
         seat.done = (seat.done - speed).max(0.0);
         member.empty = self.floor.in_flight(seat.slot) == 0;
@@ -177,6 +182,7 @@ impl<'a> Requests<'a> {
         member.view.dependable = Some(dependable);
         member.view.outstanding = outstanding;
         member.view.in_flight = self.floor.in_flight(seat.slot);
+        done
     }
 
     fn count(&mut self, ended: &Ended) {

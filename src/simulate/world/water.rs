@@ -89,6 +89,7 @@ impl<'a> Water<'a> {
         self.note_late(counted);
         if counted {
             self.counted.capacity += capacity;
+            self.counted.done += self.served - before;
         }
         let busy = if capacity > 0.0 {
             ((self.served - before) / capacity).min(1.0)
