@@ -6,7 +6,7 @@ SECONDS := 600
 TOOLS := $(CURDIR)/.tidegate/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run build test peers compare bench-choice routing routing-live lint scenario soak fuzz needs-build needs-test needs-deny
+.PHONY: help run build test peers compare bench-choice capacity routing routing-live lint scenario soak fuzz needs-build needs-test needs-deny
 
 help:
 	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
@@ -16,6 +16,7 @@ help:
 	@echo 'make compare [QUICK=1] [PEERS=nginx,envoy]  CPU, delay and memory beside other proxies and routers; most of an hour'
 	@echo 'make peers               get those proxies and routers; `make compare` does it too'
 	@echo 'make bench-choice        time of one choice of a worker among 10 to 10,000'
+	@echo 'make capacity            estimated capacity beside the true one, our gateway before stand-in workers'
 	@echo 'make routing [TRACES=..] our choice of workers beside others, in virtual time'
 	@echo 'make routing-live        the same fleet in real time, our gateway before stand-in workers'
 	@echo 'make scenario            a real trace at 1x, 3x, 0.3x and silence against local workers'
@@ -54,6 +55,10 @@ compare: build peers
 bench-choice: needs-build
 	cargo build --release -p loadtest
 	target/release/loadtest bench-choice --out docs/results/choice.md
+
+# Eight minutes, in real time.
+capacity: build
+	target/release/loadtest capacity --out docs/results/capacity.md
 
 scenario: build
 	target/release/loadtest scenario scaling --out docs/results/scaling-first.md

@@ -1,5 +1,6 @@
 //! Load, stand-ins and measurements around a running gateway.
 
+pub mod capacity;
 pub mod choice;
 pub mod compare;
 pub mod fakes;

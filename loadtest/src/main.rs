@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use loadtest::capacity::CapacityCommand;
 use loadtest::choice::ChoiceCommand;
 use loadtest::compare::CompareCommand;
 use loadtest::replay::command::ReplayCommand;
@@ -29,6 +30,7 @@ enum Command {
     Compare(CompareCommand),
     Soak(SoakCommand),
     BenchChoice(ChoiceCommand),
+    Capacity(CapacityCommand),
     Routing(RoutingCommand),
 }
 
@@ -41,6 +43,7 @@ async fn main() -> ExitCode {
         Command::Compare(command) => command.execute(),
         Command::Soak(command) => command.execute().await,
         Command::BenchChoice(command) => command.execute(),
+        Command::Capacity(command) => command.execute().await,
         Command::Routing(command) => command.execute().await,
     };
     result.unwrap_or_else(|error| {

@@ -42,7 +42,10 @@ impl EndpointFleet {
             .iter()
             .filter(|worker| worker.phase().0.is_ready())
             .collect();
-        let laws = laws_by_group(&ready);
+        let awake = ready
+            .iter()
+            .filter(|worker| !worker.health.lock().is_resting());
+        let laws = laws_by_group(&awake.copied().collect::<Vec<_>>());
         for worker in table.iter() {
             let Some(sample) = worker.update_estimate(seconds, now).gaps else {
                 worker.health.lock().rest(seconds);

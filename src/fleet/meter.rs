@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::domain::{IterationLoad, Timestamp, Tokens};
-use crate::policy::capacity::{GapSample, Second, Served};
+use crate::policy::capacity::{GapSample, Second, Served, Told};
 
 /// Counters since the last look, and totals.
 #[derive(Debug, Default)]
@@ -24,6 +24,9 @@ pub struct Meter {
     unread: AtomicU32,
     unread_since_ms: AtomicU64,
     prompt_tokens_read: AtomicU64,
+    /// Of requests whose engine told their prompt's length since the last look.
+    told_predicted: AtomicU64,
+    told_actual: AtomicU64,
     output_tokens_seen: AtomicU64,
     prompt_tokens: AtomicU64,
     output_tokens: AtomicU64,
@@ -93,6 +96,12 @@ impl Meter {
             .fetch_add(u64::from(tokens), Relaxed);
     }
 
+    /// The engine told how long a prompt was.
+    pub fn prompt_told(&self, predicted: f64, actual: u32) {
+        self.told_predicted.fetch_add(predicted as u64, Relaxed);
+        self.told_actual.fetch_add(u64::from(actual), Relaxed);
+    }
+
     pub fn finished(&self, prompt_tokens: u32) {
         self.prompt_tokens
             .fetch_add(u64::from(prompt_tokens), Relaxed);
@@ -136,6 +145,10 @@ impl Meter {
             served: Served {
                 prompt_tokens: self.prompt_tokens_read.swap(0, Relaxed) as f64,
                 output_tokens: self.output_tokens_seen.swap(0, Relaxed) as f64,
+                told: Told {
+                    predicted: self.told_predicted.swap(0, Relaxed) as f64,
+                    actual: self.told_actual.swap(0, Relaxed) as f64,
+                },
             },
             decoding: self.decoding.load(Relaxed),
             in_flight: load.in_flight,

@@ -173,6 +173,11 @@ impl Health {
         self.pace.watch(sample, learned, peers, settings);
     }
 
+    /// It had nothing to do for so long that its pace is no measure for others.
+    pub fn is_resting(&self) -> bool {
+        self.pace.is_resting()
+    }
+
     /// Seconds without tokens.
     pub fn rest(&mut self, seconds: f64) {
         self.pace.rest(seconds);
@@ -338,10 +343,16 @@ fn is_ejected(member: &Member) -> bool {
     matches!(member.health.standing, Standing::Ejected { .. })
 }
 
-/// Where one has become too slow and more than half of its group is on the way there, it is the work, not the workers:
+/// One that is slower than before and no slower than its equals has other work. Where one has become too slow and more than half of its group is on the way there, it is the work, not the workers:
 /// they are forgiven, and their past is forgotten. A group too small to tell is judged with all others. Returns whose.
 fn forgive_the_slow(members: &mut [Member<'_>], settings: &EjectionSettings) -> Vec<usize> {
     let mut forgiven = Vec::new();
+    for (place, member) in members.iter_mut().enumerate() {
+        if member.health.pace.has_other_work(settings) {
+            member.health.pace.forget_past();
+            forgiven.push(place);
+        }
+    }
     for place in 0..members.len() {
         let is_slow = members[place].health.pace.fault(settings).is_some();
         if !is_slow || is_ejected(&members[place]) {

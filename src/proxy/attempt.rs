@@ -109,6 +109,7 @@ impl Gateway {
             request.received_at,
             &request.record,
             exchange.answer.output_tokens(),
+            request.predicted.prompt_tokens,
         )
     }
 

@@ -25,6 +25,7 @@ pub(super) struct AnswerMeter {
     tokens: u32,
     /// Tokens of the workers that had the stream before.
     before: u32,
+    predicted_prompt: f64,
 }
 
 impl AnswerMeter {
@@ -37,6 +38,7 @@ impl AnswerMeter {
         received_at: Instant,
         record: &Record,
         before: u32,
+        predicted_prompt: f64,
     ) -> Self {
         let name = endpoint.name.as_str();
         if !streamed {
@@ -54,6 +56,7 @@ impl AnswerMeter {
             stalled: false,
             tokens: 0,
             before,
+            predicted_prompt,
         }
     }
 
@@ -98,6 +101,11 @@ impl AnswerMeter {
         let own = output_tokens.saturating_sub(self.before);
         self.worker.meter.output(own.saturating_sub(self.tokens));
         self.worker.meter.finished(prompt_tokens.unwrap_or(0));
+        // Who goes on with a stream reads more than its prompt.
+        if let (Some(actual), 0) = (prompt_tokens, self.before) {
+            let meter = &self.worker.meter;
+            meter.prompt_told(self.predicted_prompt, actual);
+        }
     }
 }
 

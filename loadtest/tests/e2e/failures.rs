@@ -42,6 +42,49 @@ async fn a_worker_killed_between_requests_loses_no_later_request() {
     }
 }
 
+#[tokio::test]
+async fn a_worker_ejected_twice_is_replaced_and_the_ledger_says_why() {
+    let gateway = local_gateway(
+        "min_load: 1500\nmax_workers: 4\ninactivity_timeout: -1\nretry_budget: 1\nslow_start: 0\n\
+         ejection: {base_time: 0.2, share_max: 0.5}\ntimeouts: {drain: 0.5}",
+        "",
+    )
+    .await;
+    wait_ready(&gateway, 4).await;
+    let victim = workers(&fleet(&gateway).await).remove(0);
+    let address = victim["address"].as_str().expect("an address");
+    let order = json!({"fault": "status=500"});
+    post_json(&format!("http://{address}/control"), &order).await;
+    let url = format!("{}/generate", gateway.base_url);
+    let replaced = async {
+        loop {
+            let asked = (0..8).map(|_| post_json(&url, &generate(20)));
+            for (status, body) in futures_util::future::join_all(asked).await {
+                assert_eq!(status, 200, "{body}");
+            }
+            let alive = workers(&fleet(&gateway).await);
+            let is_ready = |worker: &serde_json::Value| worker["phase"]["name"] == "ready";
+            let is_gone = alive.iter().all(|worker| worker["id"] != victim["id"]);
+            if is_gone && alive.iter().filter(|worker| is_ready(worker)).count() == 4 {
+                return;
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, replaced).await;
+    assert!(in_time.is_ok(), "never\n{}", gateway.child.log_tail());
+    let id = victim["id"].as_str().expect("an id");
+    let why = client()
+        .get(format!("{}/why/{id}", gateway.admin_url))
+        .send()
+        .await
+        .expect("an answer");
+    let why = why.text().await.expect("text");
+    assert!(
+        why.contains("ejected twice within an hour: errors"),
+        "{why}"
+    );
+}
+
 /// SIGKILL for the process that has `address` in its arguments.
 fn kill_listener(address: &str) {
     for process in std::fs::read_dir("/proc").expect("/proc").flatten() {

@@ -8,6 +8,8 @@ use crate::domain::{GapLaw, IterationLaw};
 
 /// What remains of a second's weight after the next one with traffic: five minutes count.
 const KEEP: f64 = 1.0 - 1.0 / 300.0;
+/// Prompt tokens that were predicted rightly before anything was told.
+const PRIOR_TOLD: f64 = 500.0;
 /// Output tokens without prompts, and seconds of streams with the usual context, that stand for what is not known yet.
 const PRIOR_OUTPUT: f64 = 200.0;
 const PRIOR_STREAMS: f64 = 2.0;
@@ -21,6 +23,8 @@ pub(super) struct Mix {
     kv_kilotokens: f64,
     requests: f64,
     kv_reserved_tokens: f64,
+    told_predicted: f64,
+    told_actual: f64,
 }
 
 impl Default for Mix {
@@ -32,6 +36,8 @@ impl Default for Mix {
             kv_kilotokens: PRIOR_STREAMS * PRIOR_CONTEXT,
             requests: 0.0,
             kv_reserved_tokens: 0.0,
+            told_predicted: PRIOR_TOLD,
+            told_actual: PRIOR_TOLD,
         }
     }
 }
@@ -39,9 +45,14 @@ impl Default for Mix {
 impl Mix {
     pub(super) fn observe(&mut self, second: &Second) {
         let served = &second.served;
+        if served.told.actual > 0.0 {
+            fade([&mut self.told_predicted, &mut self.told_actual]);
+            self.told_predicted += finite(served.told.predicted);
+            self.told_actual += finite(served.told.actual);
+        }
         if served.prompt_tokens > 0.0 || served.output_tokens > 0.0 {
             fade([&mut self.prompt_tokens, &mut self.output_tokens]);
-            self.prompt_tokens += finite(served.prompt_tokens);
+            self.prompt_tokens += self.prompt_scale() * finite(served.prompt_tokens);
             self.output_tokens += finite(served.output_tokens);
         }
         if second.in_flight > 0 {
@@ -54,6 +65,11 @@ impl Mix {
             self.streams += finite(sample.load.streams);
             self.kv_kilotokens += finite(sample.load.kv_kilotokens);
         }
+    }
+
+    /// Prompt tokens for each that was predicted: while a prompt is read only the prediction is known.
+    pub(super) fn prompt_scale(&self) -> f64 {
+        self.told_actual / self.told_predicted.max(1.0)
     }
 
     pub(super) fn prompt_per_output(&self) -> f64 {

@@ -22,16 +22,20 @@ use law::LawEstimate;
 use mix::Mix;
 use operating::OperatingPoint;
 use saturation::Saturation;
-pub use second::{GapSample, Second, Served};
+pub use second::{GapSample, Second, Served, Told};
 
 /// Standard deviation, as a share, of a capacity that was only stated. `policy::offers` knows better where such machines
 /// were measured.
 pub const PRIOR_SD_UNSEEN: f64 = 0.35;
 /// What no law of this form can know of an engine.
 const MISFIT_SD: f64 = 0.03;
-/// The most that doubt takes from the capacity demand is covered with. Where too little flows to tell, the doubt stays,
-/// and must not keep more machines for ever than this.
+/// The most that doubt takes from the capacity demand is covered with.
 const DOUBT_MAX: f64 = 0.15;
+/// All of it counts where so much of the capacity is used, less where less is: where little flows the doubt stays, and
+/// must not keep more machines for ever.
+const DOUBT_WHOLE_AT: f64 = 0.5;
+/// Over this the used part is averaged.
+const USE_MEMORY_S: f64 = 60.0;
 /// Seconds of full traffic before which doubt takes nothing: it is dispelled sooner than a machine could start.
 const DOUBT_AFTER_S: f64 = 10.0;
 
@@ -83,6 +87,8 @@ pub struct CapacityEstimate {
     law: LawEstimate,
     mix: Mix,
     saturation: Saturation,
+    /// Streams of late as a share of those at the operating point.
+    used: f64,
 }
 
 /// Output-equivalent tokens a second and their standard deviation.
@@ -102,6 +108,7 @@ impl CapacityEstimate {
             law: LawEstimate::of_prior(prior, prior_sd, terms.kappa),
             mix: Mix::default(),
             saturation: Saturation::default(),
+            used: 0.0,
         }
     }
 
@@ -123,18 +130,22 @@ impl CapacityEstimate {
     /// One worker's last second.
     pub fn observe(&mut self, second: &Second) {
         self.mix.observe(second);
-        if let Some(sample) = &second.gaps {
-            self.law.observe(sample);
+        if let Some(mut sample) = second.gaps {
+            sample.load.prompt_tokens *= self.mix.prompt_scale();
+            self.law.observe(&sample);
         }
         let believed = self.by_law();
         let point = self.point();
-        self.saturation.observe(
-            second,
-            believed.mean,
-            &point,
-            self.law.law(),
-            self.terms.kappa,
-        );
+        let step = (second.seconds / USE_MEMORY_S).clamp(0.0, 1.0);
+        self.used += step * (f64::from(second.decoding) / point.streams - self.used);
+        let prompts = self.mix.prompt_scale() * second.served.prompt_tokens;
+        let served = second.served.output_tokens + prompts / self.terms.kappa;
+        let reading_s = self.mix.prompt_scale()
+            * second.prefilling.0
+            * self.terms.kappa
+            * self.law.law().per_prompt_token_s;
+        self.saturation
+            .observe(second, served, reading_s, believed.mean, &point);
     }
 
     /// What it showed before it served. It weighs more than what was believed of it and less than traffic.
@@ -173,11 +184,15 @@ impl CapacityEstimate {
         TokensPerSecond(self.believed().mean)
     }
 
-    /// What of it demand may be covered with: a standard deviation less, once traffic had a chance to tell.
+    /// What of it demand may be covered with: a standard deviation less, once traffic had a chance to tell and as far as
+    /// it is used.
     pub fn dependable(&self) -> TokensPerSecond {
         let Believed { mean, sd } = self.believed();
-        let known = (self.law.seconds_seen() / DOUBT_AFTER_S).min(1.0).floor();
-        TokensPerSecond(mean - known * sd.min(DOUBT_MAX * mean))
+        if self.law.seconds_seen() < DOUBT_AFTER_S {
+            return TokensPerSecond(mean);
+        }
+        let counted = (self.used / DOUBT_WHOLE_AT).min(1.0);
+        TokensPerSecond(mean - counted * sd.min(DOUBT_MAX * mean))
     }
 
     pub fn law(&self) -> IterationLaw {

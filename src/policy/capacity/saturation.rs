@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::operating::OperatingPoint;
 use super::{Believed, Second};
-use crate::domain::IterationLaw;
 
 /// It holds more work than it does in this time ...
 const WORK_MIN_S: f64 = 1.0;
-/// ... has nearly all streams that it can have ...
+/// ... has nearly all requests that it can serve at once, most of them past their prompts ...
 const FULL_SHARE: f64 = 0.95;
+const DECODING_SHARE: f64 = 0.75;
 /// ... or prompts wait this many times longer than reading them takes, and this much more ...
 const LATE_TIMES: f64 = 2.0;
 const LATE_MORE_S: f64 = 2.0;
@@ -40,13 +40,14 @@ pub(super) struct Saturation {
 }
 
 impl Saturation {
+    /// `served`: output-equivalent tokens; `reading_s`: how long the prompts that have no first token take to read.
     pub(super) fn observe(
         &mut self,
         second: &Second,
+        served: f64,
+        reading_s: f64,
         capacity: f64,
         point: &OperatingPoint,
-        law: IterationLaw,
-        kappa: f64,
     ) {
         let seconds = second.seconds.clamp(0.0, MEMORY_S);
         if seconds <= 0.0 {
@@ -54,8 +55,8 @@ impl Saturation {
         }
         self.age_s += seconds;
         let work_s = second.outstanding.0 / capacity.max(f64::MIN_POSITIVE);
-        let full = f64::from(second.decoding) >= FULL_SHARE * point.streams;
-        let reading_s = second.prefilling.0 * kappa * law.per_prompt_token_s;
+        let full = f64::from(second.in_flight) >= FULL_SHARE * point.streams
+            && f64::from(second.decoding) >= DECODING_SHARE * point.streams;
         let late =
             second.prefilling.0 > 0.0 && second.unread_for_s > LATE_TIMES * reading_s + LATE_MORE_S;
         if !(work_s > WORK_MIN_S && (full || late) && flowing_share(second) > FLOWING_SHARE) {
@@ -63,10 +64,8 @@ impl Saturation {
             return;
         }
         self.too_much_for_s += seconds;
-        if self.is_certain() {
-            let served = &second.served;
-            let rate = (served.output_tokens + served.prompt_tokens / kappa) / seconds;
-            self.count(rate, seconds);
+        if self.is_certain() && served > 0.0 {
+            self.count(served / seconds, seconds);
         }
     }
 

@@ -16,6 +16,14 @@ pub struct Served {
     /// Of prompts that it began to answer.
     pub prompt_tokens: f64,
     pub output_tokens: f64,
+    /// Prompt tokens of requests whose engine told their number at the end, as predicted and as told.
+    pub told: Told,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Told {
+    pub predicted: f64,
+    pub actual: f64,
 }
 
 /// What it did and what it has to do.

@@ -97,11 +97,10 @@ fn low_demand_does_not_look_like_low_capacity() {
         let law = estimate.law();
         watch(&mut estimate, law, &[1.0], 5000);
         assert_near(&estimate, 800.0, 0.001);
+        let used = (1.0 / f64::from(concurrency) / DOUBT_WHOLE_AT).min(1.0);
+        let least = 800.0 * (1.0 - used * DOUBT_MAX) - 1.0;
         let dependable = estimate.dependable().0;
-        assert!(
-            dependable >= 800.0 * (1.0 - DOUBT_MAX) - 1.0,
-            "{dependable}"
-        );
+        assert!(dependable >= least, "{dependable}");
     }
 }
 
@@ -182,6 +181,25 @@ fn long_contexts_and_prompts_are_told_from_a_slow_worker() {
 }
 
 #[test]
+fn prompts_that_were_predicted_too_long_are_corrected_by_what_engines_tell() {
+    let mut estimate = estimate(800.0, 32, None);
+    for _ in 0..200 {
+        let mut second = flow(estimate.law(), load(8.0));
+        second.served = Served {
+            prompt_tokens: 1_400.0,
+            output_tokens: 200.0,
+            told: Told {
+                predicted: 1_400.0,
+                actual: 700.0,
+            },
+        };
+        estimate.observe(&second);
+    }
+    let ratio = estimate.view().prompt_per_output;
+    assert!((ratio / 3.5 - 1.0).abs() < 0.1, "{ratio}");
+}
+
+#[test]
 fn uncertainty_shrinks_with_what_is_seen() {
     let sd = |estimate: &CapacityEstimate| estimate.view().sd.0 / estimate.speed().0;
     let mut estimate = estimate(800.0, 32, None);
@@ -195,8 +213,26 @@ fn uncertainty_shrinks_with_what_is_seen() {
         before > 0.35 && little < before && much < 0.06 && much < little,
         "{before} {little} {much}"
     );
-    let share = estimate.dependable().0 / estimate.speed().0;
-    assert!((share - (1.0 - much)).abs() < 1e-9);
+}
+
+#[test]
+fn doubt_counts_where_the_worker_is_used_and_not_where_it_is_a_reserve() {
+    let share = |estimate: &CapacityEstimate| estimate.dependable().0 / estimate.speed().0;
+    let mut estimate = estimate(800.0, 32, None);
+    let law = estimate.law();
+    watch(&mut estimate, law, &[24.0], 9);
+    assert_eq!(share(&estimate), 1.0, "soon something is known");
+    watch(&mut estimate, law, &[24.0], 120);
+    let view = estimate.view();
+    let sd = view.sd.0 / view.mean.0;
+    assert!((share(&estimate) - (1.0 - sd)).abs() < 1e-9);
+    for _ in 0..600 {
+        estimate.observe(&Second {
+            seconds: 1.0,
+            ..Second::default()
+        });
+    }
+    assert!(share(&estimate) > 0.999);
 }
 
 #[test]
@@ -239,6 +275,7 @@ fn the_kv_cache_and_a_promised_gap_bound_the_concurrency() {
             served: Served {
                 prompt_tokens: 800.0,
                 output_tokens: 200.0,
+                ..Served::default()
             },
             in_flight: 8,
             kv_reserved_tokens: 8_000.0,
@@ -262,7 +299,9 @@ fn overloaded(rate: f64) -> Second {
         served: Served {
             prompt_tokens: 0.0,
             output_tokens: rate,
+            ..Served::default()
         },
+        in_flight: 16,
         outstanding: Tokens(1e5),
         ..second(16.0 / rate, load(16.0), rate as u32)
     }
@@ -293,6 +332,7 @@ fn few_streams_and_streams_that_wait_for_their_clients_certify_nothing() {
     let mut estimate = estimate(800.0, 16, None);
     for _ in 0..60 {
         let mut few = overloaded(100.0);
+        few.in_flight = 4;
         few.decoding = 4;
         estimate.observe(&few);
         assert!(!estimate.view().saturated);
@@ -343,7 +383,7 @@ proptest! {
         for (gap, streams, kv_kilotokens, prompt_tokens, tokens) in seen {
             let load = IterationLoad { streams, kv_kilotokens, prompt_tokens };
             let mut second = second(gap, load, tokens);
-            second.served = Served { prompt_tokens, output_tokens: f64::from(tokens) };
+            second.served = Served { prompt_tokens, output_tokens: f64::from(tokens), ..Served::default() };
             second.outstanding = Tokens(1e4);
             estimate.observe(&second);
             let law = estimate.law();

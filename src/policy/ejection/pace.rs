@@ -19,6 +19,9 @@ const PAST_PACE: f64 = 1.0 / 900.0;
 const SURPRISE_MAX: f64 = 4.0;
 /// Workers that slow together do not alarm in the same second: this share of the way counts.
 const SUSPECT_SHARE: f64 = 0.25;
+/// Samples before a worker is one to compare with, and time without tokens after which it is none.
+const MEASURE_AFTER: u32 = 10;
+const RESTS_AFTER_S: f64 = 60.0;
 /// A fault is found so much sooner than it has to be: seconds without tokens tell nothing.
 const MARGIN: f64 = 0.85;
 /// A look after a long pause counts no more than this.
@@ -43,6 +46,8 @@ pub(super) struct Pace {
     samples: [u8; ORDERS],
     slower_than_before: f64,
     slower_than_peers: f64,
+    /// There were enough equals to compare with.
+    has_peers: bool,
     /// Without tokens since the last sample.
     idle_s: f64,
 }
@@ -80,6 +85,7 @@ impl Pace {
             let pace = if anything_known { NEW_LOAD_PACE } else { 1.0 };
             self.past = towards(self.past, learned, pace);
         }
+        self.has_peers = peers.is_some();
         match peers {
             Some(peers) => add(
                 &mut self.slower_than_peers,
@@ -96,11 +102,26 @@ impl Pace {
         let limit = limit(settings);
         if self.slower_than_peers > limit {
             Some(Fault::SlowerThanPeers)
-        } else if self.slower_than_before > limit {
+        } else if self.slower_than_before > limit && !self.peers_slowed_too(settings) {
             Some(Fault::SlowerThanBefore)
         } else {
             None
         }
+    }
+
+    /// Slower than before, and its equals no less.
+    pub(super) fn has_other_work(&self, settings: &EjectionSettings) -> bool {
+        self.slower_than_before > limit(settings) && self.peers_slowed_too(settings)
+    }
+
+    fn peers_slowed_too(&self, settings: &EjectionSettings) -> bool {
+        self.has_peers && self.slower_than_peers < SUSPECT_SHARE * limit(settings)
+    }
+
+    /// So little flowed, ever or of late, that its law may be anybody's or an old one.
+    pub(super) fn is_resting(&self) -> bool {
+        let seen: u32 = self.samples.iter().map(|seen| u32::from(*seen)).sum();
+        seen < MEASURE_AFTER || self.idle_s > RESTS_AFTER_S
     }
 
     /// Far enough on the way to a fault to be one of those that slowed together.

@@ -222,6 +222,25 @@ fn a_fleet_that_slows_together_has_other_work_and_keeps_everybody() {
 }
 
 #[test]
+fn slower_than_before_and_no_slower_than_its_equals_is_other_work() {
+    let mut fleet = fleet(4);
+    let mut found = Vec::new();
+    for second in 0..600 {
+        // Its equals have slowed too and are known for it; they have no traffic that would show in their own pace.
+        let (slower, peers) = if second < 100 {
+            (1.0, LAW)
+        } else {
+            (1.5, slowed(1.5))
+        };
+        fleet[0].watch(seen(slower), peers, Some(peers), &settings());
+        let review = look_closely(&mut fleet, at(second));
+        assert_eq!(review.ejected, [], "after {second} s");
+        found.extend(review.other_work);
+    }
+    assert_eq!(found, [0], "once: then its past is another");
+}
+
+#[test]
 fn one_of_another_group_is_not_excused_by_its_own_slowness() {
     let (own, other) = (GroupName::new("own"), GroupName::new("other"));
     let mut fleet = fleet(6);

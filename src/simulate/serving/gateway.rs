@@ -221,6 +221,12 @@ impl Book {
         self.decoding += 1;
     }
 
+    /// Its engine says how long its prompt was.
+    pub(super) fn told(&mut self, stream: &Stream, prompt_tokens: u32) {
+        self.served.told.predicted += stream.prompt_tokens as f64;
+        self.served.told.actual += f64::from(prompt_tokens);
+    }
+
     pub(super) fn ended(&mut self, stream: &Stream) {
         self.work -= stream.hold.work();
         self.prefilling -= stream.hold.prompt();

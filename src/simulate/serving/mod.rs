@@ -7,6 +7,7 @@ mod floor;
 mod gateway;
 mod judge;
 mod live;
+mod saturated;
 mod station;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use station::Station;
 pub use crate::simulate::load::Arrival;
 pub use floor::{Floor, Patience, Rules, Tally};
 pub use judge::Watched;
+pub use saturated::saturated;
 pub use worker::MachineLaw;
 
 #[derive(Clone, Debug)]

@@ -456,6 +456,7 @@ impl<'a> Floor<'a> {
         }
         station.book.token(stream, now_ns);
         if emission.last {
+            station.book.told(stream, live.prompt_tokens);
             station.book.ended(stream);
             self.end(emission.id, Some(slot), Outcome::Served);
         }
