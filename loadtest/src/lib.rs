@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod harness;
 pub mod replay;
 pub mod routing;
+pub mod scaling;
 pub mod scenario;
 pub mod soak;
 pub mod trace;

@@ -8,6 +8,7 @@ use loadtest::choice::ChoiceCommand;
 use loadtest::compare::CompareCommand;
 use loadtest::replay::command::ReplayCommand;
 use loadtest::routing::RoutingCommand;
+use loadtest::scaling::ScalingCommand;
 use loadtest::scenario::ScenarioCommand;
 use loadtest::soak::SoakCommand;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -32,6 +33,7 @@ enum Command {
     BenchChoice(ChoiceCommand),
     Capacity(CapacityCommand),
     Routing(RoutingCommand),
+    Scaling(ScalingCommand),
 }
 
 #[tokio::main]
@@ -45,6 +47,7 @@ async fn main() -> ExitCode {
         Command::BenchChoice(command) => command.execute(),
         Command::Capacity(command) => command.execute().await,
         Command::Routing(command) => command.execute().await,
+        Command::Scaling(command) => command.execute(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error:#}");

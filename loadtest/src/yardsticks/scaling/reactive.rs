@@ -42,11 +42,11 @@ impl Reactive {
 
     /// The settings Vast documents for its serverless engine: `target_util` 0.9, a reserve of `cold_mult`, scaling hard
     /// above `target_queue_time` 10 s. Its way down is not documented; five minutes are a guess in its favour.
-    pub fn vast_like(cold_mult: f64, workers_max: usize) -> Self {
+    pub fn vast_like(util: f64, cold_mult: f64, workers_max: usize) -> Self {
         Self {
             cold_mult,
             hard_after_s: 10.0,
-            ..Self::new(0.9, Duration::from_secs(300), workers_max)
+            ..Self::new(util, Duration::from_secs(300), workers_max)
         }
     }
 }

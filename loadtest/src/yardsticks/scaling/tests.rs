@@ -100,7 +100,7 @@ fn all() -> Vec<(&'static str, Box<dyn Planner>)> {
     let minutes = |n: u64| Duration::from_secs(60 * n);
     vec![
         ("reactive", Box::new(Reactive::new(0.7, minutes(5), 50))),
-        ("vast-like", Box::new(Reactive::vast_like(3.0, 50))),
+        ("vast-like", Box::new(Reactive::vast_like(0.9, 3.0, 50))),
         ("knative", Box::new(Knative::new(0.7, minutes(15), 50))),
         ("hpa", Box::new(Hpa::new(0.7, 50))),
         ("skyserve", Box::new(SkyServe::new(0.7, 1, 50))),
@@ -125,7 +125,7 @@ fn each_covers_a_steady_load_and_lets_go_of_what_it_does_not_need() {
 #[test]
 fn vasts_reserve_stands_stopped() {
     let mut world = World::new();
-    world.run(&mut Reactive::vast_like(2.0, 50), 450.0, 900);
+    world.run(&mut Reactive::vast_like(0.9, 2.0, 50), 450.0, 900);
     let (ready, stopped) = (
         world.count(WorkerPhase::Ready),
         world.count(WorkerPhase::Stopped),

@@ -1,0 +1,144 @@
+//! The loads that are played.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tidegate::simulate::load::{Arrival, Load, Rates};
+
+use crate::trace::Trace;
+
+/// Prompt tokens that are as much work as one of output.
+pub const KAPPA: f64 = 5.0;
+/// Mean load in workers.
+pub const WORKERS: f64 = 8.0;
+const DAY_S: u64 = 86_400;
+const WINDOW_S: u64 = 600;
+const FORTNIGHT: &str = "servegen_rates_14d_10min.csv";
+/// Mean work of a request weighted by work, in requests of mean size: how much burstier a second of real requests is than
+/// one of equal ones. Of the day's trace.
+const UNEVEN: f64 = 2.0;
+/// Requests a second to which the fortnight's curves are scaled, as in the day's trace.
+const REQUESTS_PER_S: f64 = 4.0;
+
+/// A load, and how lateness is promised and counted on it.
+#[derive(Clone, Debug)]
+pub struct NamedLoad {
+    pub name: String,
+    pub what: String,
+    /// Different for each seed where a curve is all that is known.
+    source: Source,
+    pub count_from: Duration,
+    pub late_share: f64,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Curve(Arc<Rates>),
+    Requests(Arc<Load>),
+}
+
+impl NamedLoad {
+    pub fn of(&self, seed: u64) -> Load {
+        match &self.source {
+            Source::Curve(rates) => Load::of_rates(rates, 1_000.0, self.dispersion(), seed),
+            Source::Requests(load) => Load::clone(load),
+        }
+    }
+
+    /// Tokens of a typical request when 4 come a second and bring 1,000 tokens.
+    fn dispersion(&self) -> f64 {
+        1_000.0 / REQUESTS_PER_S * UNEVEN
+    }
+}
+
+pub struct Loads(Vec<NamedLoad>);
+
+impl Loads {
+    pub fn read(traces: Option<&Path>, only: &[String]) -> Result<Self> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let folder = traces.map_or(repository, PathBuf::from);
+        let mut loads = fortnight(&folder.join(FORTNIGHT))?;
+        if traces.is_some() {
+            loads.extend(day(&folder.join("servegen_mlarge_1d.csv"))?);
+        }
+        loads.retain(|load| only.is_empty() || only.contains(&load.name));
+        Ok(Self(loads))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &NamedLoad> {
+        self.0.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The column of the aims, and two that nothing was tuned on.
+fn fortnight(path: &Path) -> Result<Vec<NamedLoad>> {
+    let read = || csv::Reader::from_path(path);
+    let context = || format!("cannot read the rates {}", path.display());
+    let headers = read().with_context(context)?.headers()?.clone();
+    let mut loads = Vec::new();
+    for (column, name) in [
+        ("m_large_rps", "m_large_14d"),
+        ("m_mid_rps", "m_mid_14d"),
+        ("m_small_rps", "m_small_14d"),
+    ] {
+        let place = headers.iter().position(|header| header == column);
+        let place = place.with_context(|| format!("no column {column} in {}", path.display()))?;
+        let rates = read().with_context(context)?.into_records().map(|row| {
+            let row = row?;
+            let rate: f64 = match row.get(place).unwrap_or_default() {
+                "" => 0.0,
+                rate => rate.parse()?,
+            };
+            Ok((rate > 0.0).then_some(rate))
+        });
+        let rates = Rates {
+            window_s: WINDOW_S,
+            rates: rates.collect::<Result<_>>().with_context(context)?,
+        };
+        loads.push(NamedLoad {
+            name: name.to_owned(),
+            what: format!(
+                "{column} of the fortnight, days 8 to 14 counted, the first week teaches"
+            ),
+            source: Source::Curve(Arc::new(rates)),
+            count_from: Duration::from_secs(7 * DAY_S),
+            late_share: 0.003,
+        });
+    }
+    Ok(loads)
+}
+
+fn day(path: &Path) -> Result<Vec<NamedLoad>> {
+    let requests = Trace::read(path)?.requests.into_iter();
+    let requests = requests.map(|request| Arrival {
+        at_s: request.arrival_s,
+        prompt_tokens: request.input_tokens,
+        output_tokens: request.output_tokens,
+    });
+    let day = Load::of_requests(requests.collect(), KAPPA);
+    let half = day.length_s() / 2;
+    let named = |name: &str, what: &str, load: Load| NamedLoad {
+        name: name.to_owned(),
+        what: what.to_owned(),
+        source: Source::Requests(Arc::new(load)),
+        count_from: Duration::ZERO,
+        late_share: 0.007,
+    };
+    let halves = [day.part(0, half), day.part(half, day.length_s())];
+    let [first, second] = halves;
+    Ok(vec![
+        named(
+            "mlarge_1d",
+            "the day's requests, nothing taught before",
+            day,
+        ),
+        named("mlarge_1d_first", "its first half", first),
+        named("mlarge_1d_second", "its second half", second),
+    ])
+}
