@@ -153,5 +153,5 @@ pub fn all(load: &NamedLoad) -> Vec<Planned> {
 }
 
 fn oracle(load: &Load) -> Oracle {
-    Oracle::new(&load.work, 10, 80, 480)
+    Oracle::new(&load.work, 8, 150, 480)
 }

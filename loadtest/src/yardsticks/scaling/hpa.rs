@@ -9,7 +9,7 @@ use tidegate::domain::{ScalingPlan, Timestamp};
 use tidegate::policy::scaling::ScalingInputs;
 use tidegate::simulate::planner::Planner;
 
-use super::load::{Arrivals, Peak, backlog};
+use super::load::{Arrivals, Peak, backlog, ready};
 use super::orders::{Wanted, towards};
 
 const PERIOD: Duration = Duration::from_secs(15);
@@ -44,12 +44,7 @@ impl Hpa {
     }
 
     fn decide(&mut self, inputs: &ScalingInputs, now: Timestamp) {
-        let workers = inputs.snapshot.workers.iter();
-        let ready: Vec<f64> = workers
-            .filter(|worker| worker.phase.is_ready())
-            .map(|worker| worker.speed.0)
-            .collect();
-        let capacity: f64 = ready.iter().sum();
+        let capacity = ready(inputs);
         let queued = backlog(inputs) / WINDOW.as_secs_f64();
         let used = self.arrivals.mean(WINDOW) + queued;
         let speed = inputs.groups.first().map_or(0.0, |group| group.speed.0);

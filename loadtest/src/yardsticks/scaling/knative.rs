@@ -9,7 +9,7 @@ use tidegate::domain::{ScalingPlan, Timestamp};
 use tidegate::policy::scaling::ScalingInputs;
 use tidegate::simulate::planner::Planner;
 
-use super::load::{Arrivals, Peak, backlog};
+use super::load::{Arrivals, Peak, backlog, ready};
 use super::orders::{Wanted, towards};
 
 const STABLE: Duration = Duration::from_secs(60);
@@ -45,13 +45,7 @@ impl Planner for Knative {
         let queued = backlog(inputs) / STABLE.as_secs_f64();
         let stable = (self.arrivals.mean(STABLE) + queued) / self.target;
         let panic = (self.arrivals.mean(PANIC) + queued) / self.target;
-        let ready: f64 = inputs
-            .snapshot
-            .workers
-            .iter()
-            .filter(|worker| worker.phase.is_ready())
-            .map(|worker| worker.speed.0)
-            .sum();
+        let ready = ready(inputs);
         if ready > 0.0 && panic >= PANIC_FROM * ready {
             let most = self.panicked.map_or(0.0, |(_, most)| most);
             self.panicked = Some((now, most.max(panic)));

@@ -85,9 +85,14 @@ impl Peak {
     }
 }
 
-/// Work that is there and not done, at workers and waiting for one.
+/// Work that waits for a worker. What workers have is being done.
 pub(super) fn backlog(inputs: &ScalingInputs) -> f64 {
+    inputs.snapshot.waiting.cost.0
+}
+
+/// Capacity that serves now.
+pub(super) fn ready(inputs: &ScalingInputs) -> f64 {
     let workers = inputs.snapshot.workers.iter();
-    let held: f64 = workers.map(|worker| worker.outstanding.0).sum();
-    held + inputs.snapshot.waiting.cost.0
+    let ready = workers.filter(|worker| worker.phase.is_ready());
+    ready.map(|worker| worker.speed.0).sum()
 }

@@ -76,7 +76,7 @@ impl Planner for Oracle {
             });
         }
         let mut wanted = self.needs.unwrap_or(Wanted::without_reserve(0.0, 0.0, 0));
-        wanted.running += (backlog(inputs) - 10.0 * wanted.running).max(0.0) / 60.0;
+        wanted.running += (backlog(inputs) - self.wait_s as f64 * wanted.running).max(0.0) / 60.0;
         towards(&wanted, inputs)
     }
 }

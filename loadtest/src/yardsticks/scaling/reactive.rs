@@ -6,7 +6,7 @@ use tidegate::domain::{ScalingPlan, Timestamp};
 use tidegate::policy::scaling::ScalingInputs;
 use tidegate::simulate::planner::Planner;
 
-use super::load::{Arrivals, Peak, backlog};
+use super::load::{Arrivals, Peak, backlog, ready};
 use super::orders::{Wanted, towards};
 
 const WINDOW: Duration = Duration::from_secs(60);
@@ -55,10 +55,10 @@ impl Planner for Reactive {
     fn plan(&mut self, inputs: &ScalingInputs, now: Timestamp) -> ScalingPlan {
         self.arrivals.observe(inputs, now);
         let load = self.arrivals.mean(WINDOW);
-        let waiting = inputs.snapshot.waiting.cost.0;
+        let waiting = backlog(inputs);
         let mut running = load / self.util + waiting / DRAIN_S;
-        if load > 0.0 && backlog(inputs) / load > self.hard_after_s {
-            running = running.max(load / self.util + backlog(inputs) / self.hard_after_s);
+        if waiting > self.hard_after_s * ready(inputs) {
+            running = running.max(load / self.util + waiting / self.hard_after_s);
         }
         let prepared = load / self.util * self.cold_mult;
         let wanted = Wanted {
