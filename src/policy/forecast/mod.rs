@@ -25,13 +25,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{DemandView, Timestamp, TokensPerSecond};
+use crate::domain::{DemandView, Timestamp, Tokens, TokensPerSecond};
 use arrivals::Arrivals;
 use features::{FEATURES, Features};
 use growth::Growth;
 use histogram::FadingHistogram;
 use regression::Regression;
-pub use steering::Steering;
+use steering::Steering;
 
 /// What is learned fades with this time constant, seconds.
 const MEMORY_S: f64 = 86_400.0;
@@ -76,7 +76,7 @@ pub struct Forecast {
     variance_seen: f64,
     surprises: FadingHistogram,
     growth: Growth,
-    pub steering: Steering,
+    steering: Steering,
     /// As of the last whole bin.
     expected: Expected,
 }
@@ -159,6 +159,18 @@ impl Forecast {
         }
     }
 
+    /// Late work teaches how much of the surprises to cover, so that the share `aim` of it is late in the long run. To be
+    /// told of what arrived and was late for want of covering more.
+    pub fn steer(&mut self, arrived: Tokens, late: Tokens) {
+        let usual = self.features.usual() * self.unit;
+        self.steering.learn(arrived.0, late.0, usual);
+    }
+
+    /// Which share of the work may be late.
+    pub fn aim_at(&mut self, late_share: f64) {
+        self.steering.aim_at(late_share);
+    }
+
     /// Nothing is known of the time since the last call: it was neither silence nor a burst.
     pub fn after_a_gap(&mut self) {
         self.arrivals.begin_anew();
@@ -185,11 +197,6 @@ impl Forecast {
             covered,
             growth,
         }
-    }
-
-    /// What usually arrives.
-    pub fn usual(&self) -> TokensPerSecond {
-        TokensPerSecond(self.features.usual() * self.unit)
     }
 
     /// One more bin of arrivals, in workers.

@@ -1,33 +1,30 @@
 //! Which share of the surprises to cover, so that as much of the work is late as the endpoint allows.
+//!
+//! An integral controller of the logarithm of the uncovered share. That share acts on the late one within minutes and
+//! about in proportion, so the loop is of the first order: with a gain of 1 / [`TIME_S`] it settles within a few days
+//! and cannot swing.
 
 use serde::{Deserialize, Serialize};
 
-const BEGIN: f64 = 0.975;
-const LEAST: f64 = 0.5;
-const MOST: f64 = 0.999;
-/// An integral controller in the logarithm of the uncovered share: with no late work at all it grows e-fold in this
-/// time, seconds; late work at twice the allowed share undoes it at the same speed. The late share answers to the
-/// uncovered share within minutes and about in proportion, so that this is the loop's time constant.
-const TIME_S: f64 = 6.0 * 3600.0;
-/// Late work raises the covered share by at most this much of the logarithm an hour: one bad hour, a market that had
-/// nothing to offer or a gateway that began with nothing, is no reason to pay for more all day.
-const RISE_MAX: f64 = 0.5;
+/// With no late work at all the uncovered share grows e-fold in this time, seconds; late work at twice the allowed share
+/// undoes it at the same speed. Within a day the load has its quiet and its hard hours.
+const TIME_S: f64 = 86_400.0;
+/// The uncovered share to begin with, in allowed late shares.
+const BEGIN: f64 = 1.0;
+const UNCOVERED_LEAST: f64 = 0.001;
+const UNCOVERED_MOST: f64 = 0.5;
+/// Late work lowers the logarithm by at most this much an hour: one bad hour, a market that had nothing to offer or a
+/// gateway that began with nothing, is no reason to pay more all day.
+const FALL_MAX: f64 = 2.0;
 const HOUR_S: f64 = 3600.0;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Steering {
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Steering {
+    /// The share that may be late, as it was last set; 0 before.
+    aim: f64,
     uncovered: f64,
-    /// By how much the logarithm may rise now.
-    may_rise: f64,
-}
-
-impl Default for Steering {
-    fn default() -> Self {
-        Self {
-            uncovered: 1.0 - BEGIN,
-            may_rise: RISE_MAX,
-        }
-    }
+    /// By how much the logarithm may fall now.
+    may_fall: f64,
 }
 
 impl Steering {
@@ -36,17 +33,35 @@ impl Steering {
         1.0 - self.uncovered
     }
 
-    /// `late` of `arrived` work; `usual` is what arrives in a second on average. Of what arrives the share `aim` may be
-    /// late. All in the same unit.
-    pub fn learn(&mut self, arrived: f64, late: f64, usual: f64, aim: f64) {
-        if !(usual > 0.0 && aim > 0.0) {
+    /// Another aim is begun with what was found for the one before.
+    pub fn aim_at(&mut self, late_share: f64) {
+        if late_share == self.aim || !(late_share > 0.0 && late_share < 1.0) {
             return;
         }
-        let since = arrived / usual;
-        self.may_rise = (self.may_rise + since / HOUR_S * RISE_MAX).min(RISE_MAX);
-        let rise = (late / (aim * usual * TIME_S)).min(self.may_rise);
-        self.may_rise -= rise;
-        let step = rise - since / TIME_S;
-        self.uncovered = (self.uncovered * (-step).exp()).clamp(1.0 - MOST, 1.0 - LEAST);
+        if self.aim > 0.0 {
+            self.uncovered *= late_share / self.aim;
+        } else {
+            self.uncovered = BEGIN * late_share;
+            self.may_fall = FALL_MAX;
+        }
+        self.aim = late_share;
+        self.bound();
+    }
+
+    /// `late` of `arrived` work; `usual` is what arrives in a second on average. All in the same unit.
+    pub fn learn(&mut self, arrived: f64, late: f64, usual: f64) {
+        if !(usual > 0.0 && self.aim > 0.0) {
+            return;
+        }
+        let usual_s = arrived.max(0.0) / usual;
+        self.may_fall = (self.may_fall + usual_s / HOUR_S * FALL_MAX).min(FALL_MAX);
+        let fall = (late.max(0.0) / (self.aim * usual * TIME_S)).min(self.may_fall);
+        self.may_fall -= fall;
+        self.uncovered *= (usual_s / TIME_S - fall).exp();
+        self.bound();
+    }
+
+    fn bound(&mut self) {
+        self.uncovered = self.uncovered.clamp(UNCOVERED_LEAST, UNCOVERED_MOST);
     }
 }

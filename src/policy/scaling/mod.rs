@@ -217,6 +217,7 @@ impl ScalingMemory {
         let demand = &inputs.snapshot.demand;
         self.demand.observe(demand, now);
         let pace = typical.pace(settings);
+        self.forecast.aim_at(settings.slo.late_share);
         self.forecast.observe(demand, typical.speed, pace, now);
         self.observe_failures(inputs, now);
         self.restarts.retain(|id, _| {
@@ -279,13 +280,8 @@ impl ScalingMemory {
         let Some(before) = self.counted.replace(total) else {
             return;
         };
-        let (arrived, late) = (total.0 - before.0, total.1 - before.1);
-        let teaches = settings.target_util.is_none() && stock.ready() > 0.0;
-        if teaches {
-            let usual = self.forecast.usual().0;
-            let aim = settings.slo.late_share;
-            let (arrived, late) = (arrived.0.max(0.0), late.0.max(0.0));
-            self.forecast.steering.learn(arrived, late, usual, aim);
+        if settings.target_util.is_none() && stock.ready() > 0.0 {
+            self.forecast.steer(total.0 - before.0, total.1 - before.1);
         }
     }
 }
