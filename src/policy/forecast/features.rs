@@ -23,7 +23,7 @@ impl Features {
     pub fn push(&mut self, load: f64) {
         self.bins = self.bins.saturating_add(1);
         // While young each is the mean of what there was.
-        let young = 1.0 / (f64::from(self.bins) + 2.0);
+        let young = 1.0 / f64::from(self.bins);
         for (smoothed, tau) in self.smoothed.iter_mut().zip(TAU_BINS) {
             *smoothed += (1.0 - (-1.0 / tau).exp()).max(young) * (load - *smoothed);
         }

@@ -8,7 +8,7 @@ use super::supply::sane;
 use crate::domain::WorkerView;
 
 /// A second that capacity is short for is worth so many seconds of a running machine.
-const DELAY_WORTH: f64 = 1.4;
+const DELAY_WORTH: f64 = 0.7;
 /// Storage where no price is known, as a share of the running price.
 const STORAGE_SHARE: f64 = 0.06;
 pub(super) const STOP_LATEST: Duration = Duration::from_secs(1800);
