@@ -6,7 +6,7 @@ SECONDS := 600
 TOOLS := $(CURDIR)/.tidegate/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run build test peers compare bench-choice capacity routing routing-live lint scenario soak fuzz needs-build needs-test needs-deny
+.PHONY: help run build test peers compare compare-routing growth capacity routing routing-live lint scenario soak fuzz needs-build needs-test needs-deny
 
 help:
 	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
@@ -14,8 +14,9 @@ help:
 	@echo 'make test                unit, property, layering and end-to-end tests'
 	@echo 'make lint                formatting, clippy, layers, licences and sources of dependencies'
 	@echo 'make compare [QUICK=1] [PEERS=nginx,envoy]  CPU, delay and memory beside other proxies and routers; most of an hour'
+	@echo 'make compare-routing [TRACES=..]  choice of workers by real routers and ours on an unequal fleet; most of an hour'
 	@echo 'make peers               get those proxies and routers; `make compare` does it too'
-	@echo 'make bench-choice        time of one choice of a worker among 10 to 10,000'
+	@echo 'make growth              time of a choice, of a plan and of a round of the scaler, memory of a worker, as fleets grow'
 	@echo 'make capacity            estimated capacity beside the true one, our gateway before stand-in workers'
 	@echo 'make routing [TRACES=..] our choice of workers beside others, in virtual time'
 	@echo 'make routing-live        the same fleet in real time, our gateway before stand-in workers'
@@ -52,9 +53,12 @@ peers: needs-build
 compare: build peers
 	target/release/loadtest compare $(if $(QUICK),--quick) $(if $(PEERS),--peers $(PEERS))
 
-bench-choice: needs-build
-	cargo build --release -p loadtest
-	target/release/loadtest bench-choice --out docs/results/choice.md
+# Real routers before nine stand-in workers; most of an hour. Without TRACES the cuts in the repository are played.
+compare-routing: build peers
+	target/release/loadtest compare-routing $(if $(TRACES),--traces $(TRACES)) $(if $(PEERS),--peers $(PEERS))
+
+growth: build
+	target/release/loadtest growth --out docs/results/growth.md
 
 # Eight minutes, in real time.
 capacity: build

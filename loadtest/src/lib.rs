@@ -1,10 +1,10 @@
 //! Load, stand-ins and measurements around a running gateway.
 
 pub mod capacity;
-pub mod choice;
 pub mod compare;
 pub mod fakes;
 pub mod fuzz;
+pub mod growth;
 pub mod harness;
 pub mod replay;
 pub mod routing;

@@ -4,17 +4,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use loadtest::capacity::CapacityCommand;
-use loadtest::choice::ChoiceCommand;
 use loadtest::compare::CompareCommand;
+use loadtest::compare::routing::RoutingCompareCommand;
+use loadtest::growth::GrowthCommand;
 use loadtest::replay::command::ReplayCommand;
 use loadtest::routing::RoutingCommand;
 use loadtest::scaling::ScalingCommand;
 use loadtest::scenario::ScenarioCommand;
 use loadtest::soak::SoakCommand;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-/// A proxy has two for each of 9,000 streams, a measuring side that is client and worker too.
-const OPEN_FILES: u64 = 65_536;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Load, scenarios and benchmarks for Tidegate.
 #[derive(Debug, Parser)]
@@ -29,8 +27,9 @@ enum Command {
     Replay(ReplayCommand),
     Scenario(ScenarioCommand),
     Compare(CompareCommand),
+    CompareRouting(RoutingCompareCommand),
     Soak(SoakCommand),
-    BenchChoice(ChoiceCommand),
+    Growth(GrowthCommand),
     Capacity(CapacityCommand),
     Routing(RoutingCommand),
     Scaling(ScalingCommand),
@@ -43,8 +42,9 @@ async fn main() -> ExitCode {
         Command::Replay(command) => command.execute().await,
         Command::Scenario(command) => command.execute().await,
         Command::Compare(command) => command.execute(),
+        Command::CompareRouting(command) => command.execute().await,
         Command::Soak(command) => command.execute().await,
-        Command::BenchChoice(command) => command.execute(),
+        Command::Growth(command) => command.execute().await,
         Command::Capacity(command) => command.execute().await,
         Command::Routing(command) => command.execute().await,
         Command::Scaling(command) => command.execute(),
@@ -55,19 +55,9 @@ async fn main() -> ExitCode {
     })
 }
 
-/// Thousands of open streams need more than the usual limits. Children inherit them.
+/// Thousands of open streams need more than the usual soft limit. Children inherit it.
 fn raise_open_files_limit() {
     let mut limit = getrlimit(Resource::Nofile);
-    let more = Rlimit {
-        current: Some(OPEN_FILES),
-        maximum: Some(OPEN_FILES),
-    };
-    // Only root may go beyond the maximum, and may not need to.
-    if limit.maximum.is_some_and(|maximum| maximum < OPEN_FILES)
-        && setrlimit(Resource::Nofile, more).is_ok()
-    {
-        return;
-    }
     limit.current = limit.maximum;
     // Not being allowed to is no error: small loads need no more.
     let _ = setrlimit(Resource::Nofile, limit);

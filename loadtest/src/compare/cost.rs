@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::case::Case;
 use super::clients::Load;
-use super::result::{Cost, Failure};
+use super::result::{Cost, Failure, in_short};
 use super::subject::Subject;
 use super::workers::Workers;
 
@@ -25,13 +25,11 @@ impl Failed {
     }
 
     pub fn note(&mut self, peer: &'static str, what: &'static str, error: &anyhow::Error) {
-        eprintln!("{peer}: {what}: {error:#}");
-        let reason = format!("{error:#}");
-        // A log's end may follow it.
-        let reason = reason.lines().next().unwrap_or_default();
+        let reason = in_short(&format!("{error:#}"));
+        eprintln!("{peer}: {what}: {reason}");
         let (times, told) = self.0.entry((peer, what)).or_default();
         *times += 1;
-        *told = reason.to_owned();
+        *told = reason;
     }
 
     /// Of each, how often it failed.

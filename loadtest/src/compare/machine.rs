@@ -26,6 +26,14 @@ impl Pinning {
         }
     }
 
+    /// Everything runs where the system puts it.
+    pub fn none() -> Self {
+        Self {
+            possible: false,
+            ..Self::of_this_machine()
+        }
+    }
+
     pub fn is_possible(self) -> bool {
         self.possible
     }

@@ -15,6 +15,7 @@ pub(crate) mod peers;
 pub(crate) mod processes;
 mod report;
 mod result;
+pub mod routing;
 mod stamp;
 mod subject;
 mod wire;

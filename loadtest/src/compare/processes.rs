@@ -15,7 +15,7 @@ pub(super) fn cpu_time(root: u32) -> Result<Duration> {
 }
 
 /// Resident kilobytes of the program and its descendants. What they share is counted once for each.
-pub(super) fn resident_kb(root: u32) -> Result<u64> {
+pub(crate) fn resident_kb(root: u32) -> Result<u64> {
     tree(root)?.into_iter().map(resident_kb_of).sum()
 }
 

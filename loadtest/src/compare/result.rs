@@ -47,9 +47,21 @@ impl Missing {
     pub fn new(name: &str, reason: &str) -> Self {
         Self {
             name: name.to_owned(),
-            // A log's end may follow it.
-            reason: reason.lines().next().unwrap_or("").to_owned(),
+            reason: in_short(reason),
         }
+    }
+}
+
+/// An error may bring the end of a log: its first line, and the log's last.
+pub(super) fn in_short(reason: &str) -> String {
+    let lines: Vec<&str> = reason
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    match lines.as_slice() {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [first, .., last] => format!("{first}: {}", last.trim()),
     }
 }
 

@@ -68,8 +68,9 @@ pub(super) async fn start_all(
             Ok(subject) => subjects.push(subject),
             Err(error) if recipe.kind == Kind::Ours => return Err(error),
             Err(error) => {
-                eprintln!("{}: {error:#}", recipe.name);
-                missing.push(Missing::new(recipe.name, &format!("{error:#}")));
+                let told = Missing::new(recipe.name, &format!("{error:#}"));
+                eprintln!("{}: {}", told.name, told.reason);
+                missing.push(told);
             }
         }
     }

@@ -22,6 +22,9 @@ use crate::trace::TraceRequest;
 /// After the last arrival, in the machines' own time.
 const FINISH_WITHIN_S: f64 = 120.0;
 
+/// What requests ask for; routers that look at names find it.
+const MODEL: &str = "bench";
+
 /// One piece of a trace, played by the simulator and in real time.
 pub(super) struct Comparison {
     pub(super) trace: &'static str,
@@ -54,7 +57,9 @@ pub(super) async fn compare(
         "a request is too large for the smallest machine"
     );
     let busy = Busy::now();
-    let (outcomes, send_lag) = play(arrivals, slower).await?;
+    let workers = Workers::start(slower).await?;
+    let gateway = workers.gateway().await?;
+    let (outcomes, send_lag) = play(&gateway.base_url, arrivals, slower).await?;
     let failed = outcomes.iter().filter_map(|outcome| {
         let failure = outcome.failure.as_ref()?;
         Some(format!("{}: {}", failure.kind, failure.detail))
@@ -98,7 +103,7 @@ fn simulated(arrivals: &[Arrival], seed: u64, slower: f64) -> Figures {
 }
 
 /// What the client saw. Who got no whole answer waited for ever.
-fn served(outcome: &Outcome, slower: f64) -> Served {
+pub(crate) fn served(outcome: &Outcome, slower: f64) -> Served {
     let first = outcome.first_token.filter(|_| outcome.failure.is_none());
     let decoding: Duration = outcome.gaps.iter().sum();
     let gaps = outcome.output_tokens.max(2) - 1;
@@ -113,15 +118,19 @@ fn served(outcome: &Outcome, slower: f64) -> Served {
     }
 }
 
-async fn play(arrivals: &[Arrival], slower: f64) -> Result<(Vec<Outcome>, Option<Quantiles>)> {
-    let (gateway, _workers) = start(slower).await?;
+/// Sends each when it is due, whatever became of those before; also how late this side was.
+pub(crate) async fn play(
+    base_url: &str,
+    arrivals: &[Arrival],
+    slower: f64,
+) -> Result<(Vec<Outcome>, Option<Quantiles>)> {
     let length_s = arrivals.last().map_or(0.0, |last| last.at_s);
     let finish = Duration::from_secs_f64((length_s + FINISH_WITHIN_S) * slower);
     let target = Target {
         client: http_client()?,
-        url: format!("{}{}", gateway.base_url, Api::Chat.path()),
+        url: format!("{base_url}{}", Api::Chat.path()),
         api: Api::Chat,
-        model: Some("model".to_owned()),
+        model: Some(MODEL.to_owned()),
         api_key: None,
         timeout: finish,
     };
@@ -151,7 +160,7 @@ fn body(arrival: &Arrival, seed: u64) -> String {
         input_tokens: arrival.prompt_tokens,
         output_tokens: arrival.output_tokens,
     };
-    let mut body = Api::Chat.body(request, seed, Some("model"));
+    let mut body = Api::Chat.body(request, seed, Some(MODEL));
     if let Some(fields) = body.as_object_mut() {
         fields.remove("max_tokens");
     }
@@ -159,42 +168,75 @@ fn body(arrival: &Arrival, seed: u64) -> String {
     body.to_string()
 }
 
-async fn start(slower: f64) -> Result<(Gateway, Vec<FakeWorker>)> {
-    let config = ConfigDir::new("scaler_interval: 0.1\nlog: warn\n")?;
-    let mut workers = Vec::new();
-    let mut groups = String::new();
-    for kind in fleet::kinds() {
-        let mut urls = Vec::new();
-        for _ in 0..kind.count {
+/// Nine stand-ins with the machines' laws, all so many times as slow.
+pub(crate) struct Workers {
+    kinds: Vec<(fleet::Kind, Vec<FakeWorker>)>,
+    slower: f64,
+    _folder: tempfile::TempDir,
+}
+
+impl Workers {
+    pub(crate) async fn start(slower: f64) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut kinds = Vec::new();
+        for kind in fleet::kinds() {
             let flags = [
                 "--speed-profile".to_owned(),
                 kind.name.to_owned(),
                 format!("--max-batch={BATCH_MAX}"),
                 format!("--time-scale={}", 1.0 / slower),
+                format!("--model={MODEL}"),
             ];
-            let worker = FakeWorker::start(&flags, config.path()).await?;
-            urls.push(format!("{{url: \"{}\"}}", worker.url));
-            workers.push(worker);
+            let mut workers = Vec::new();
+            for _ in 0..kind.count {
+                workers.push(FakeWorker::start(&flags, folder.path()).await?);
+            }
+            kinds.push((kind, workers));
         }
-        groups += &group(kind, slower, &urls.join(", "));
+        Ok(Self {
+            kinds,
+            slower,
+            _folder: folder,
+        })
     }
-    config.write_endpoint("model", &endpoint(&fleet::settings_for(slower), &groups))?;
-    let gateway = Gateway::start(config).await?;
-    let all_ready = wait_until(Duration::from_secs(60), || async {
-        let fleet = gateway.fleet().await;
-        fleet.is_ok_and(|fleet| fleet.ready() == workers.len())
-    });
-    ensure!(
-        all_ready.await,
-        "not all workers are ready\n{}",
-        gateway.child.log_tail()
-    );
-    Ok((gateway, workers))
+
+    /// In an order that tells nothing about speeds.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        let all = self.kinds.iter().flat_map(|(_, workers)| workers);
+        let mut ports: Vec<u16> = all.map(|worker| worker.port).collect();
+        ports.rotate_right(4);
+        ports
+    }
+
+    /// The gateway before them, told what an operator knows of each kind of machine.
+    pub(crate) async fn gateway(&self) -> Result<Gateway> {
+        let config = ConfigDir::new("scaler_interval: 0.1\nlog: warn\n")?;
+        let (slower, mut groups, mut count) = (self.slower, String::new(), 0);
+        for (kind, workers) in &self.kinds {
+            let urls = workers
+                .iter()
+                .map(|worker| format!("{{url: \"{}\"}}", worker.url));
+            groups += &group(kind, slower, &urls.collect::<Vec<_>>().join(", "));
+            count += workers.len();
+        }
+        config.write_endpoint(MODEL, &endpoint(&fleet::settings_for(slower), &groups))?;
+        let gateway = Gateway::start(config).await?;
+        let all_ready = wait_until(Duration::from_secs(60), || async {
+            let fleet = gateway.fleet().await;
+            fleet.is_ok_and(|fleet| fleet.ready() == count)
+        });
+        ensure!(
+            all_ready.await,
+            "not all workers are ready\n{}",
+            gateway.child.log_tail()
+        );
+        Ok(gateway)
+    }
 }
 
-fn group(kind: fleet::Kind, slower: f64, urls: &str) -> String {
+fn group(kind: &fleet::Kind, slower: f64, urls: &str) -> String {
     let name = kind.name;
-    let machine = fleet::slowed(kind.machine, slower);
+    let machine = fleet::slowed(kind.machine.clone(), slower);
     format!(
         "  - {{name: {name}, engine: fake, tokens_per_second: {}, concurrency: {}, max_concurrency: {BATCH_MAX}, \
          kv_tokens: {}, usd_per_hour: {}, workers: [{urls}]}}\n",
@@ -209,7 +251,7 @@ fn group(kind: fleet::Kind, slower: f64, urls: &str) -> String {
 fn endpoint(settings: &RoutingSettings, groups: &str) -> String {
     let seconds = |time: Duration| time.as_secs_f64();
     format!(
-        "endpoint_name: model\nmarket: fixed\nmax_queue_time: {}\nkappa: {}\nlatency_aim: {{wait: {}, gap: {}}}\n\
+        "endpoint_name: {MODEL}\nmarket: fixed\nmax_queue_time: {}\nkappa: {}\nlatency_aim: {{wait: {}, gap: {}}}\n\
          prefix_affinity: {{bound: {}}}\nslow_start: 0\nhedge_share: 0\nejection: {{consecutive_errors: 0}}\n\
          timeouts: {{silence: 120}}\nprobe_interval: 0.5\nmax_wait_time_busy: 3600\nworker_groups:\n{groups}",
         seconds(settings.max_queue_time),

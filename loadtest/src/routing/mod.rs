@@ -1,8 +1,8 @@
 //! Routers compared on a mixed fleet in virtual time: the production one, one that knows lengths, and yardsticks.
 
 mod fleet;
-mod live;
-mod report;
+pub(crate) mod live;
+pub(crate) mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -149,36 +149,44 @@ impl RoutingCommand {
         Ok(Figures::of(&served, &arrivals))
     }
 
-    /// A piece of the trace that begins where the seed says, at the wanted load.
     fn arrivals(&self, part: &[TraceRequest], seed: u64) -> Result<Vec<Arrival>> {
-        let count = self.requests().min(part.len());
-        ensure!(count > 1, "the trace is too short");
-        let room = part.len() - count;
-        let begin = (SplitMix(seed).unit() * room as f64) as usize;
-        let piece = &part[begin..begin + count];
-        let mean = |pick: fn(&TraceRequest) -> u32| {
-            piece
-                .iter()
-                .map(|request| f64::from(pick(request)))
-                .sum::<f64>()
-                / count as f64
-        };
-        let (prompt, output) = (mean(|r| r.input_tokens), mean(|r| r.output_tokens));
-        let rate = self.load * fleet::capacity(prompt, output);
-        let (first, last) = (piece[0].arrival_s, piece[count - 1].arrival_s);
-        let speedup = rate * (last - first) / count as f64;
-        ensure!(speedup > 0.0, "the trace stands still");
-        Ok(piece
-            .iter()
-            .map(|request| Arrival {
-                at_s: (request.arrival_s - first) / speedup,
-                prompt_tokens: request.input_tokens.max(1),
-                output_tokens: request.output_tokens.max(1),
-            })
-            .collect())
+        arrivals(part, self.requests(), self.load, seed)
     }
 }
 
+/// A piece of a trace that begins where the seed says, played at such a share of what the fleet can do.
+pub(crate) fn arrivals(
+    part: &[TraceRequest],
+    requests: usize,
+    load: f64,
+    seed: u64,
+) -> Result<Vec<Arrival>> {
+    let count = requests.min(part.len());
+    ensure!(count > 1, "the trace is too short");
+    let room = part.len() - count;
+    let begin = (SplitMix(seed).unit() * room as f64) as usize;
+    let piece = &part[begin..begin + count];
+    let mean = |pick: fn(&TraceRequest) -> u32| {
+        piece
+            .iter()
+            .map(|request| f64::from(pick(request)))
+            .sum::<f64>()
+            / count as f64
+    };
+    let (prompt, output) = (mean(|r| r.input_tokens), mean(|r| r.output_tokens));
+    let rate = load * fleet::capacity(prompt, output);
+    let (first, last) = (piece[0].arrival_s, piece[count - 1].arrival_s);
+    let speedup = rate * (last - first) / count as f64;
+    ensure!(speedup > 0.0, "the trace stands still");
+    Ok(piece
+        .iter()
+        .map(|request| Arrival {
+            at_s: (request.arrival_s - first) / speedup,
+            prompt_tokens: request.input_tokens.max(1),
+            output_tokens: request.output_tokens.max(1),
+        })
+        .collect())
+}
 fn router_named(name: &str, scenario: &Scenario, seed: u64) -> Result<Box<dyn Router>> {
     let ours = Production::new(&scenario.settings);
     Ok(match name {

@@ -10,8 +10,8 @@ use super::RoutingCommand;
 use super::live::Comparison;
 use crate::harness::write_document;
 
-const FIRST_TOKEN_AIM_S: f64 = 2.0;
-const PER_TOKEN_AIM_S: f64 = 0.1;
+pub(crate) const FIRST_TOKEN_AIM_S: f64 = 2.0;
+pub(crate) const PER_TOKEN_AIM_S: f64 = 0.1;
 /// An answer so short is slow as soon as it meets one other request's prompt.
 const SHORT_TOKENS: u32 = 8;
 
@@ -64,7 +64,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn quantile(sorted: &[f64], q: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let place = ((sorted.len() as f64 * q) as usize).min(sorted.len().saturating_sub(1));
     sorted.get(place).copied().unwrap_or(0.0)
 }

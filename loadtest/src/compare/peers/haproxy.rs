@@ -26,10 +26,11 @@ fn launch(site: &Site) -> Launch {
         .zip(1..)
         .map(|(port, n)| format!("    server engine{n} 127.0.0.1:{port} check inter 2s\n"))
         .collect();
+    // It wants two files for each at once, and 20,000 are often the most.
     let config = format!(
         "global
     nbthread 1
-    maxconn 12000
+    maxconn 9900
 
 defaults
     mode http

@@ -37,7 +37,6 @@ daemon off;
 worker_processes 1;
 pid nginx.pid;
 error_log stderr crit;
-worker_rlimit_nofile 40000;
 events {{ worker_connections 20000; }}
 http {{
     access_log off;
