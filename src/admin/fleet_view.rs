@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::domain::{
     Alternative, BenchmarkResult, CapacityView, DemandView, FleetSnapshot, GapLaw, InstanceState,
-    KvRoom, MarketKind, MoneyView, PredictionView, ScalingSettings, Timestamp, TokensPerSecond,
-    WaitReason, WaitingView, WorkerPhase, WorkerView,
+    KvRoom, LoadForecast, MarketKind, MoneyView, PredictionView, ScalingSettings, Timestamp,
+    TokensPerSecond, WaitReason, WaitingView, WorkerPhase, WorkerView,
 };
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::policy::ejection::{GivenUp, Standing};
@@ -50,6 +50,8 @@ struct PlanView {
     predicted_load: TokensPerSecond,
     wanted: TokensPerSecond,
     prepared_wanted: TokensPerSecond,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forecast: Option<LoadForecast>,
 }
 
 #[derive(Serialize)]
@@ -117,6 +119,7 @@ fn endpoint_view(endpoint: &EndpointFleet, now: Timestamp) -> EndpointView {
             predicted_load: plan.predicted_load,
             wanted: plan.wanted,
             prepared_wanted: plan.prepared_wanted,
+            forecast: plan.forecast,
         }),
         waiting: waiting_row(endpoint, snapshot.waiting, now),
         demand: snapshot.demand,
@@ -228,6 +231,15 @@ pub(super) fn set_gauges(fleet: &Fleet, gauges: &FleetGauges, now: Timestamp) {
                 plan.predicted_load.0,
             );
             set(&gauges.wanted_tokens_per_second, plan.wanted.0);
+            set(
+                &gauges.prepared_wanted_tokens_per_second,
+                plan.prepared_wanted.0,
+            );
+            if let Some(forecast) = plan.forecast {
+                set(&gauges.surprise_tokens_per_second, forecast.surprise.0);
+                set(&gauges.covered_surprises, forecast.covered);
+                set(&gauges.late_work_share, forecast.late_share);
+            }
         }
     }
 }

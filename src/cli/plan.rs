@@ -63,6 +63,9 @@ fn endpoint_text(plan: &PlanPreview) -> String {
         show::requests_wait(plan.waiting_requests),
         show::price(plan.usd_per_hour),
     );
+    if let Some(forecast) = &plan.forecast {
+        text.push_str(&format!("  {forecast}\n"));
+    }
     if plan.actions.is_empty() {
         text.push_str("  nothing to do\n");
         text.push_str(&first_request(plan));
@@ -184,6 +187,7 @@ mod tests {
             predicted_load: TokensPerSecond(150.0),
             wanted: TokensPerSecond(170.0),
             prepared_wanted: TokensPerSecond(170.0),
+            forecast: None,
             waiting_requests: 2,
             usd_per_hour: UsdPerHour(0.3),
             choices: vec![choice.clone()],

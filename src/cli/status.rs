@@ -11,8 +11,8 @@ use super::exit::{self, Trouble};
 use super::show::{self, Grid};
 use crate::config::Config;
 use crate::domain::{
-    EndpointName, Instance, MarketKind, MoneyView, SpendingRule, Timestamp, TokensPerSecond, Usd,
-    UsdPerHour, WaitingView, WorkerId, WorkerPhase, WorkerView,
+    EndpointName, Instance, LoadForecast, MarketKind, MoneyView, SpendingRule, Timestamp,
+    TokensPerSecond, Usd, UsdPerHour, WaitingView, WorkerId, WorkerPhase, WorkerView,
 };
 use crate::scaler::{Looked, NOT_LISTED};
 
@@ -56,6 +56,8 @@ struct Endpoint {
 struct Plan {
     predicted_load: TokensPerSecond,
     wanted: TokensPerSecond,
+    #[serde(default)]
+    forecast: Option<LoadForecast>,
 }
 
 #[derive(Deserialize)]
@@ -228,8 +230,12 @@ fn head(endpoint: &Endpoint, at: Timestamp) -> String {
         ),
         None => String::new(),
     };
+    let plan = endpoint.plan.as_ref();
+    let forecast = plan
+        .and_then(|plan| plan.forecast)
+        .map_or(String::new(), |forecast| format!("  {forecast}\n"));
     format!(
-        "{} ({}{removed}): {} tokens/s ready{demand}; {}; {}/h\n",
+        "{} ({}{removed}): {} tokens/s ready{demand}; {}; {}/h\n{forecast}",
         endpoint.endpoint,
         endpoint.market.as_str(),
         show::speed(running),

@@ -5,6 +5,7 @@ mod choice;
 mod client;
 mod connection;
 mod endpoint;
+mod forecast;
 mod ids;
 mod iteration;
 mod money;
@@ -31,6 +32,7 @@ pub use endpoint::{
     RequestLimits, RetrySettings, ScalingSettings, Source, SpeedPrior, TimeLimits, WaitingSettings,
     WorkerGroup,
 };
+pub use forecast::LoadForecast;
 pub use ids::{
     AccountId, ClientKey, EndpointName, GroupName, HostId, InstallationId, InstanceId, MachineId,
     OfferId, WorkerId,

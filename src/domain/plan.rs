@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GroupName, TokensPerSecond, WorkerId};
+use super::{GroupName, LoadForecast, TokensPerSecond, WorkerId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,6 +78,9 @@ pub struct ScalingPlan {
     pub wanted: TokensPerSecond,
     /// Running, starting and stopped capacity wanted.
     pub prepared_wanted: TokensPerSecond,
+    /// What was learned of the load; made also where a setting is followed instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<LoadForecast>,
 }
 
 impl fmt::Display for Reason {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointName, GroupName, MarketKind, Offer, OfferChoice, PlannedAction, Timestamp,
-    TokensPerSecond, UsdPerHour,
+    EndpointName, GroupName, LoadForecast, MarketKind, Offer, OfferChoice, PlannedAction,
+    Timestamp, TokensPerSecond, UsdPerHour,
 };
 
 /// One endpoint's next plan, and what it is made from.
@@ -22,6 +22,8 @@ pub struct PlanPreview {
     pub predicted_load: TokensPerSecond,
     pub wanted: TokensPerSecond,
     pub prepared_wanted: TokensPerSecond,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<LoadForecast>,
     pub waiting_requests: usize,
     pub usd_per_hour: UsdPerHour,
     pub actions: Vec<PlannedAction>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::endpoint::EndpointFleet;
 use super::worker::Worker;
 use crate::domain::{GroupName, Source, TimeLimits, Timestamp, Tokens, WaitReason, WorkerGroup};
-use crate::policy::arrival::{StartTime, Supply, retry_after, time_to_do};
+use crate::policy::arrival::{RestartLuck, StartTime, Supply, retry_after, time_to_do};
 
 /// From a local process begun to its first healthy answer, before one was seen.
 const LOCAL_LOAD_PRIOR: Duration = Duration::from_secs(5);
@@ -17,11 +17,26 @@ const RESTART_SHARE: u32 = 10;
 
 /// How long starts took, by group; stopped workers apart from new ones.
 #[derive(Debug, Default)]
-pub(super) struct StartTimes(BTreeMap<(GroupName, bool), StartTime>);
+pub(super) struct StartTimes {
+    times: BTreeMap<(GroupName, bool), StartTime>,
+    restarts: BTreeMap<GroupName, RestartLuck>,
+}
+
+/// What starts of a group were like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LearnedStarts {
+    /// From the order to the first healthy answer; `None` while none was seen.
+    pub cold: Option<Duration>,
+    /// Believed of such machines before.
+    pub cold_believed: Duration,
+    pub restart: Duration,
+    /// Share of the restarts that fail, in [0, 1].
+    pub restart_fails: f64,
+}
 
 impl StartTimes {
     fn of(&mut self, group: &WorkerGroup, restart: bool, times: &TimeLimits) -> &mut StartTime {
-        self.0
+        self.times
             .entry((group.name.clone(), restart))
             .or_insert_with(|| StartTime::prior(prior(group, restart, times)))
     }
@@ -44,10 +59,38 @@ impl EndpointFleet {
         let settings = self.settings();
         let mut groups = settings.groups.iter();
         if let Some(group) = groups.find(|group| group.name == worker.spec.group) {
-            self.start_times
-                .lock()
-                .of(group, worker.was_restarted(), &settings.times)
-                .observe(took);
+            let restarted = worker.was_restarted();
+            let mut starts = self.start_times.lock();
+            starts.of(group, restarted, &settings.times).observe(took);
+            if restarted {
+                let luck = starts.restarts.entry(group.name.clone()).or_default();
+                luck.observe(false);
+            }
+        }
+    }
+
+    /// A stopped worker that was asked to start is stopped again, or lost.
+    pub fn restart_failed(&self, worker: &Worker) {
+        let mut starts = self.start_times.lock();
+        let group = worker.spec.group.clone();
+        starts.restarts.entry(group).or_default().observe(true);
+    }
+
+    /// What starting a worker of a group is like.
+    pub fn starts_of(&self, group: &WorkerGroup) -> LearnedStarts {
+        let times = &self.settings().times;
+        let mut starts = self.start_times.lock();
+        let cold = *starts.of(group, false, times);
+        LearnedStarts {
+            cold: cold.was_seen().then(|| cold.expected()),
+            cold_believed: prior(group, false, times),
+            restart: starts.of(group, true, times).expected(),
+            restart_fails: starts
+                .restarts
+                .get(&group.name)
+                .copied()
+                .unwrap_or_default()
+                .fails(),
         }
     }
 

@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use crate::domain::{Endpoint, EndpointName, MoneyView, Timestamp, WorkerId};
 
 pub use account::{Account, Allowance, Quotas};
+pub use arrival::LearnedStarts;
 pub use assign::NoClaim;
 pub use claim::Claim;
 pub use endpoint::{Admission, EndpointFleet, Ticket};

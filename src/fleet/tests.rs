@@ -604,3 +604,19 @@ async fn a_flood_leaves_the_last_place_to_who_has_less_and_takes_it_when_alone()
     drop(quiet);
     assert!(next_claim(&mut beyond).await.is_some());
 }
+
+#[test]
+fn what_starts_are_like_is_believed_until_it_is_seen() {
+    let endpoint = endpoint(None, 0);
+    let settings = endpoint.settings();
+    let group = &settings.groups[0];
+    let believed = endpoint.starts_of(group);
+    assert_eq!((believed.cold, believed.restart_fails), (None, 0.15));
+    let spec = WorkerSpec::new(WorkerId::new("a"), group);
+    let worker = endpoint.add_worker(spec, WorkerPhase::Starting, UsdPerHour::ZERO, NOW);
+    endpoint.came_up(&worker, Duration::from_secs(40));
+    endpoint.restart_failed(&worker);
+    let seen = endpoint.starts_of(group);
+    assert_eq!(seen.cold, Some(Duration::from_secs(40)));
+    assert!(seen.restart_fails > 0.2, "{seen:?}");
+}

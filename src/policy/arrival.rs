@@ -40,6 +40,10 @@ impl StartTime {
         self.mean_s += rate * (took - self.mean_s);
     }
 
+    pub fn was_seen(&self) -> bool {
+        self.seen > 0
+    }
+
     /// Most starts are over by then.
     pub fn expected(&self) -> Duration {
         Duration::from_secs_f64(self.mean_s + self.deviation_s)
@@ -50,6 +54,40 @@ impl StartTime {
         self.expected()
             .saturating_sub(ago)
             .max(ago.mul_f64(OVERDUE).min(RETRY_AFTER_MAX))
+    }
+}
+
+/// Restarts that failed: the newest count most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RestartLuck {
+    tried: f64,
+    failed: f64,
+}
+
+/// As if so many had been tried before any was, of which this share failed.
+const RESTARTS_BELIEVED: f64 = 10.0;
+const RESTART_FAILS_PRIOR: f64 = 0.15;
+/// One more lets what was counted before count this much of what it did.
+const RESTART_FADES: f64 = 0.98;
+
+impl Default for RestartLuck {
+    fn default() -> Self {
+        Self {
+            tried: RESTARTS_BELIEVED,
+            failed: RESTARTS_BELIEVED * RESTART_FAILS_PRIOR,
+        }
+    }
+}
+
+impl RestartLuck {
+    pub fn observe(&mut self, failed: bool) {
+        self.tried = self.tried * RESTART_FADES + 1.0;
+        self.failed = self.failed * RESTART_FADES + f64::from(u8::from(failed));
+    }
+
+    /// Share of the restarts that fail, in (0, 1).
+    pub fn fails(&self) -> f64 {
+        self.failed / self.tried
     }
 }
 
@@ -146,6 +184,20 @@ mod tests {
             start.expected() > s(65.0),
             "a variable start is not promised at its mean"
         );
+    }
+
+    #[test]
+    fn restarts_that_fail_are_learned_and_so_is_that_they_no_longer_do() {
+        let mut luck = RestartLuck::default();
+        assert_eq!(luck.fails(), 0.15);
+        for _ in 0..20 {
+            luck.observe(true);
+        }
+        assert!(luck.fails() > 0.6, "{luck:?}");
+        for _ in 0..150 {
+            luck.observe(false);
+        }
+        assert!(luck.fails() < 0.1, "{luck:?}");
     }
 
     #[test]

@@ -6,13 +6,16 @@ use std::time::Duration;
 use super::Scaler;
 use super::experience::{Look, Offers, Room};
 use crate::domain::{
-    Instance, MarketKind, Offer, OfferChoice, Timestamp, UsdPerHour, WorkerEvent, WorkerGroup,
-    WorkerPhase,
+    Alternative, Instance, MarketKind, Offer, OfferChoice, Timestamp, UsdPerHour, WorkerEvent,
+    WorkerGroup, WorkerPhase,
 };
-use crate::fleet::{EndpointFleet, Worker};
+use crate::fleet::{EndpointFleet, LearnedStarts, Worker};
 use crate::policy::lifecycle::{Effect, advance};
 use crate::policy::scaling::{GroupSupply, StartOutlook};
 use crate::telemetry::now;
+
+/// Share of a cold start that is billed: the pull of the image is not, the load of the model is.
+const COLD_BILLED: f64 = 0.6;
 
 /// No market call holds the scaler longer than this.
 pub(super) const LISTING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -130,6 +133,11 @@ impl Scaler {
             }
             (WorkerPhase::Benchmarking, WorkerPhase::Ready) => {
                 endpoint.came_up(worker, worker.origin.boot_took() + at.since(since));
+            }
+            (WorkerPhase::Starting, WorkerPhase::Stopped | WorkerPhase::Failed { .. })
+                if worker.was_restarted() =>
+            {
+                endpoint.restart_failed(worker);
             }
             _ => {}
         }
@@ -269,7 +277,32 @@ impl Scaler {
             rentable: best.is_some() && agreed,
             told_apart: best.is_some_and(|best| best.machine.is_some()),
             failures_total: endpoint.failures_of(&group.name),
-            starts: StartOutlook::default(),
+            starts: starts(&endpoint.starts_of(group), group, choice.best(), offers),
         }
+    }
+}
+
+/// What was seen counts more than what an offer states, and that more than what is believed of all.
+fn starts(
+    learned: &LearnedStarts,
+    group: &WorkerGroup,
+    best: Option<&Alternative>,
+    offers: &[Offer],
+) -> StartOutlook {
+    let stated = best
+        .filter(|best| best.machine.is_some())
+        .and_then(|best| Duration::try_from_secs_f64(best.start_s).ok());
+    let cold = learned.cold.or(stated).unwrap_or(learned.cold_believed);
+    let usd_per_hour = best.map_or(group.usd_per_hour, |best| best.usd_per_hour);
+    let offer = best.and_then(|best| offers.iter().find(|offer| offer.id == best.offer));
+    let usd_per_gb = offer
+        .and_then(|offer| offer.hardware.as_ref())
+        .map_or(0.0, |hardware| hardware.down_usd_per_gb.0);
+    let downloads = (group.image_gb + group.model_gb) * usd_per_gb;
+    StartOutlook {
+        cold,
+        cold_usd: usd_per_hour.0 * cold.as_secs_f64() / 3600.0 * COLD_BILLED + downloads,
+        restart: learned.restart,
+        restart_fails: learned.restart_fails,
     }
 }

@@ -127,6 +127,7 @@ impl Scaler {
             predicted_load: plan.predicted_load,
             wanted: plan.wanted,
             prepared_wanted: plan.prepared_wanted,
+            forecast: plan.forecast,
             waiting_requests: snapshot.waiting.requests,
             usd_per_hour: self.guard.committed(endpoint),
             refused: self.unaffordable(endpoint, &plan, &choices, &offers, record.at),

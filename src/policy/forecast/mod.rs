@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{DemandView, Timestamp, Tokens, TokensPerSecond};
+use crate::domain::{DemandView, LoadForecast, Timestamp, Tokens, TokensPerSecond};
 use arrivals::Arrivals;
 use features::{FEATURES, Features};
 use growth::Growth;
@@ -78,7 +78,7 @@ pub struct Forecast {
     growth: Growth,
     steering: Steering,
     /// As of the last whole bin.
-    expected: Expected,
+    expected: LoadForecast,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,23 +86,6 @@ struct Pending {
     x: [f32; FEATURES],
     expected: f32,
     sigma: f32,
-}
-
-/// The load to be ready for now, in tokens a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Expected {
-    /// The need expected over a restart's horizon.
-    pub need: TokensPerSecond,
-    /// By how much that may be exceeded: what the covered share of the surprises comes to.
-    pub surprise: TokensPerSecond,
-    /// Load that has lasted: less than this is not enough for long.
-    pub lasting: TokensPerSecond,
-    /// What the load may grow to within a cold start.
-    pub pool: TokensPerSecond,
-    /// Share of the surprises that is covered.
-    pub covered: f64,
-    /// How many times the load may grow within a cold start.
-    pub growth: f64,
 }
 
 impl Default for Forecast {
@@ -119,7 +102,7 @@ impl Default for Forecast {
             surprises: surprises_prior(),
             growth: Growth::default(),
             steering: Steering::default(),
-            expected: Expected::default(),
+            expected: LoadForecast::default(),
         }
     }
 }
@@ -180,22 +163,23 @@ impl Forecast {
     }
 
     /// What to be ready for.
-    pub fn expected(&self) -> Expected {
+    pub fn expected(&self) -> LoadForecast {
         self.expected
     }
 
-    fn expect(&self, level: f64) -> Expected {
+    fn expect(&self, level: f64) -> LoadForecast {
         let covered = self.steering.covered();
         let surprise = (self.surprises.quantile(covered) * self.sigma(level)).max(0.0);
         let growth = self.growth.factor();
         let tps = |workers: f64| TokensPerSecond(workers * self.unit);
-        Expected {
+        LoadForecast {
             need: tps(level),
             surprise: tps(surprise),
             lasting: tps(self.features.lasting()),
             pool: tps(self.features.calm().max(level) * growth),
             covered,
             growth,
+            late_share: self.steering.late_share(),
         }
     }
 

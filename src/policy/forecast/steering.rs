@@ -25,12 +25,24 @@ pub(super) struct Steering {
     uncovered: f64,
     /// By how much the logarithm may fall now.
     may_fall: f64,
+    /// Work of about the last day, and what was late of it.
+    arrived: f64,
+    late: f64,
 }
 
 impl Steering {
     /// Share of the surprises that is covered.
     pub fn covered(&self) -> f64 {
         1.0 - self.uncovered
+    }
+
+    /// Share of the work of about the last day that was late.
+    pub fn late_share(&self) -> f64 {
+        if self.arrived > 0.0 {
+            self.late / self.arrived
+        } else {
+            0.0
+        }
     }
 
     /// Another aim is begun with what was found for the one before.
@@ -54,6 +66,9 @@ impl Steering {
             return;
         }
         let usual_s = arrived.max(0.0) / usual;
+        let keep = (-usual_s / TIME_S).exp();
+        self.arrived = self.arrived * keep + arrived.max(0.0);
+        self.late = self.late * keep + late.max(0.0);
         self.may_fall = (self.may_fall + usual_s / HOUR_S * FALL_MAX).min(FALL_MAX);
         let fall = (late.max(0.0) / (self.aim * usual * TIME_S)).min(self.may_fall);
         self.may_fall -= fall;

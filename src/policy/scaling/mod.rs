@@ -176,6 +176,7 @@ pub fn plan_scaling(
         predicted_load: need.load,
         wanted: tps(need.wanted),
         prepared_wanted: tps(need.prepared_wanted),
+        forecast: Some(memory.forecast.expected()),
     };
     (plan, memory)
 }

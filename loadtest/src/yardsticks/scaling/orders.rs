@@ -49,6 +49,7 @@ pub(super) fn towards(wanted: &Wanted, inputs: &ScalingInputs) -> ScalingPlan {
         predicted_load: TokensPerSecond(wanted.running),
         wanted: TokensPerSecond(wanted.running),
         prepared_wanted: TokensPerSecond(wanted.prepared.max(wanted.running)),
+        forecast: None,
     }
 }
 
