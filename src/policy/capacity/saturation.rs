@@ -8,7 +8,7 @@ use super::{Believed, Second};
 /// It holds more work than it does in this time ...
 const WORK_MIN_S: f64 = 1.0;
 /// ... has nearly all requests that it can serve at once, most of them past their prompts ...
-const FULL_SHARE: f64 = 0.95;
+const FULL_SHARE: f64 = 0.9;
 const DECODING_SHARE: f64 = 0.75;
 /// ... or prompts wait this many times longer than reading them takes, and this much more ...
 const LATE_TIMES: f64 = 2.0;
@@ -17,6 +17,8 @@ const LATE_MORE_S: f64 = 2.0;
 const FLOWING_SHARE: f64 = 0.8;
 /// ... for so long.
 const CERTAIN_AFTER_S: f64 = 10.0;
+/// What is looked at is averaged over this: tokens come in beats that no second is a multiple of.
+const LOOK_S: f64 = 4.0;
 /// Memory of what was served, in seconds.
 const MEMORY_S: f64 = 60.0;
 /// The least that is doubted of it, and the doubt that a minute without a certificate adds (variances, relative).
@@ -29,6 +31,7 @@ const SECONDS_MIN: f64 = 5.0;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Saturation {
+    look: Look,
     /// Seconds in a row that it had too much.
     too_much_for_s: f64,
     /// Output-equivalent tokens a second while that was certain: mean and variance of a second, seconds counted.
@@ -37,6 +40,38 @@ pub(super) struct Saturation {
     seconds: f64,
     /// Since it was last certain.
     age_s: f64,
+}
+
+/// What a worker has and does, averaged over a few seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Look {
+    /// Seconds of work it holds.
+    work_s: f64,
+    in_flight: f64,
+    decoding: f64,
+    /// Streams that brought tokens without a pause of their client's.
+    flowing: f64,
+    /// Prompts wait longer than they should: the share of the time.
+    late: f64,
+}
+
+impl Look {
+    fn towards(&mut self, now: Look, step: f64) {
+        let move_to = |from: &mut f64, to: f64| *from += step * (to - *from);
+        move_to(&mut self.work_s, now.work_s);
+        move_to(&mut self.in_flight, now.in_flight);
+        move_to(&mut self.decoding, now.decoding);
+        move_to(&mut self.flowing, now.flowing);
+        move_to(&mut self.late, now.late);
+    }
+
+    fn is_too_much(&self, point: &OperatingPoint) -> bool {
+        let full = self.in_flight >= FULL_SHARE * point.streams
+            && self.decoding >= DECODING_SHARE * point.streams;
+        self.work_s > WORK_MIN_S
+            && (full || self.late > 0.9)
+            && self.flowing > FLOWING_SHARE * self.decoding
+    }
 }
 
 impl Saturation {
@@ -54,12 +89,20 @@ impl Saturation {
             return;
         }
         self.age_s += seconds;
-        let work_s = second.outstanding.0 / capacity.max(f64::MIN_POSITIVE);
-        let full = f64::from(second.in_flight) >= FULL_SHARE * point.streams
-            && f64::from(second.decoding) >= DECODING_SHARE * point.streams;
         let late =
             second.prefilling.0 > 0.0 && second.unread_for_s > LATE_TIMES * reading_s + LATE_MORE_S;
-        if !(work_s > WORK_MIN_S && (full || late) && flowing_share(second) > FLOWING_SHARE) {
+        let flowing = second.gaps.map_or(0.0, |gaps| {
+            f64::from(gaps.tokens) * gaps.mean_gap_s / seconds
+        });
+        let now = Look {
+            work_s: second.outstanding.0 / capacity.max(f64::MIN_POSITIVE),
+            in_flight: f64::from(second.in_flight),
+            decoding: f64::from(second.decoding),
+            flowing,
+            late: if late { 1.0 } else { 0.0 },
+        };
+        self.look.towards(now, (seconds / LOOK_S).min(1.0));
+        if !self.look.is_too_much(point) {
             self.too_much_for_s = 0.0;
             return;
         }
@@ -79,6 +122,7 @@ impl Saturation {
         }
         if self.age_s > MEMORY_S {
             *self = Self {
+                look: self.look,
                 too_much_for_s: self.too_much_for_s,
                 ..Self::default()
             };
@@ -104,12 +148,4 @@ impl Saturation {
             sd,
         })
     }
-}
-
-/// Streams that brought tokens without a pause of their client's, as a share of all.
-fn flowing_share(second: &Second) -> f64 {
-    second.gaps.map_or(0.0, |sample| {
-        let flowing = f64::from(sample.tokens) * sample.mean_gap_s / second.seconds;
-        flowing / f64::from(second.decoding.max(1))
-    })
 }

@@ -319,11 +319,12 @@ fn what_a_worker_serves_while_it_has_too_much_is_what_it_can_do() {
             gaps.tokens = 480;
         }
         estimate.observe(&second);
-        assert_eq!(estimate.view().saturated, n >= 9, "after {n} s");
+        let certain = estimate.view().saturated;
+        assert!(certain == (n >= 20) || (9..20).contains(&n), "after {n} s");
     }
     let speed = estimate.speed().0;
     assert!((400.0..470.0).contains(&speed), "{speed}");
-    estimate.observe(&flow(estimate.law(), load(2.0)));
+    watch(&mut estimate, law_of(0.03, 0.0), &[2.0], 5);
     assert!(!estimate.view().saturated);
 }
 
