@@ -56,9 +56,10 @@ async fn a_worker_ejected_twice_is_replaced_and_the_ledger_says_why() {
     let order = json!({"fault": "status=500"});
     post_json(&format!("http://{address}/control"), &order).await;
     let url = format!("{}/generate", gateway.base_url);
+    let body = generate(20);
     let replaced = async {
         loop {
-            let asked = (0..8).map(|_| post_json(&url, &generate(20)));
+            let asked = (0..8).map(|_| post_json(&url, &body));
             for (status, body) in futures_util::future::join_all(asked).await {
                 assert_eq!(status, 200, "{body}");
             }
