@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GroupName, LoadForecast, TokensPerSecond, WorkerId};
+use super::{GroupName, LoadForecast, TokensPerSecond, UsdPerHour, WorkerId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,6 +55,8 @@ pub enum Reason {
         left: TokensPerSecond,
         wanted: TokensPerSecond,
     },
+    /// A machine on offer does for less what this worker does, by so much.
+    Replaces { worker: WorkerId, saves: UsdPerHour },
     /// More workers than `max_workers`.
     AboveMaxWorkers { max_workers: u32 },
     /// The endpoint left the configuration.
@@ -122,6 +124,9 @@ impl fmt::Display for Reason {
                     f,
                     "{left:.0} tokens/s are prepared without it and {wanted:.0} are wanted"
                 )
+            }
+            Reason::Replaces { worker, saves } => {
+                write!(f, "does for ${:.3}/h less what {worker} does", saves.0)
             }
             Reason::AboveMaxWorkers { max_workers } => {
                 write!(f, "more workers than max_workers ({max_workers})")

@@ -4,17 +4,27 @@ use crate::domain::{
     GroupName, Reason, Release, ScalingPlan, ScalingSettings, Timestamp, WorkerPhase,
 };
 
-use super::supply::{Stock, is_prepared, is_running, is_short, sane, tps, usd_per_speed};
+use super::supply::{Slot, Stock, is_prepared, is_running, is_short, sane, tps, usd_per_speed};
 use super::{Need, ScalingInputs, ScalingMemory};
 
 /// A group that can be rented now.
 pub(super) struct Rentable<'a> {
-    group: &'a GroupName,
-    speed: f64,
-    usd_per_speed: f64,
+    pub group: &'a GroupName,
+    pub speed: f64,
+    pub usd_per_hour: f64,
+    pub usd_per_speed: f64,
+    /// Paid for a start before it serves.
+    pub cold_usd: f64,
     /// Most of it that may be starting at once; fewer with every wave of failures.
     starting_max: usize,
 }
+
+/// A shortage is cut into so many parts to find the cheapest set of machines that covers it; one of more than so many
+/// machines is covered by the best price for capacity.
+/// Where nothing serves a restart that fails more often than this is not waited for alone.
+const RESTART_TRUSTED: f64 = 0.2;
+const PARTS: usize = 64;
+const MACHINES_CONSIDERED: f64 = 8.0;
 
 /// Groups that can be rented, the best price for capacity first.
 pub(super) fn rentable<'a>(
@@ -40,6 +50,8 @@ pub(super) fn rentable<'a>(
         found.push(Rentable {
             group: &supply.group,
             speed,
+            usd_per_hour: sane(supply.usd_per_hour.0),
+            cold_usd: sane(supply.starts.cold_usd),
             usd_per_speed: usd_per_speed(supply.usd_per_hour.0, speed),
             starting_max,
         });
@@ -60,10 +72,31 @@ pub(super) fn cover<'a>(stock: &mut Stock<'a>, need: &Need, rentable: &[Rentable
         }
     }
     while let Some(reason) = shortage(stock, need, stock.running()) {
-        if !(rent(stock, rentable, &reason) || restart(stock, true, &reason)) {
+        let missing = need.wanted - stock.running();
+        if !(rent(stock, rentable, missing, &reason) || restart(stock, true, &reason)) {
             break;
         }
     }
+    if need.waiting > 0 && all_may_fail(stock) {
+        let reason = Reason::RequestsWaitAtZero {
+            waiting: need.waiting,
+        };
+        rent(stock, rentable, need.wanted, &reason);
+    }
+}
+
+/// Nothing serves, all that starts was stopped before, and it is likely enough that none of it comes back.
+fn all_may_fail(stock: &Stock) -> bool {
+    let running: Vec<&Slot> = stock
+        .slots
+        .iter()
+        .filter(|slot| is_running(slot.phase))
+        .collect();
+    let fail = running.iter().map(|slot| match slot.restarts {
+        true => slot.starts.restart_fails,
+        false => 0.0,
+    });
+    !running.is_empty() && fail.product::<f64>() > RESTART_TRUSTED
 }
 
 /// Less is there, running or prepared, than the plan made from it wants.
@@ -132,21 +165,57 @@ fn restart(stock: &mut Stock, even_doubted: bool, reason: &Reason) -> bool {
     best.is_some()
 }
 
-fn rent<'a>(stock: &mut Stock<'a>, rentable: &[Rentable<'a>], reason: &Reason) -> bool {
+/// Rents the next machine towards covering `missing`.
+fn rent<'a>(
+    stock: &mut Stock<'a>,
+    rentable: &[Rentable<'a>],
+    missing: f64,
+    reason: &Reason,
+) -> bool {
     if !stock.may_rent() {
         return false;
     }
-    let open = rentable.iter().find(|offer| {
-        let starting = stock
-            .slots
-            .iter()
-            .filter(|slot| slot.phase.is_starting() && slot.group == offer.group);
+    let is_open = |offer: &&Rentable| {
+        let slots = stock.slots.iter();
+        let starting = slots.filter(|slot| slot.phase.is_starting() && slot.group == offer.group);
         starting.count() < offer.starting_max
-    });
-    if let Some(offer) = open {
+    };
+    let open: Vec<&Rentable> = rentable.iter().filter(is_open).collect();
+    let next = cheapest_cover(&open, missing);
+    if let Some(offer) = next {
         stock.rent(offer.group, offer.speed, reason.clone());
     }
-    open.is_some()
+    next.is_some()
+}
+
+/// The first machine of the set that covers `missing` at the least dollars an hour: for little is missing a small
+/// machine may do though a large one has the better price for capacity. Of equals the first in `open`.
+fn cheapest_cover<'o, 'a>(open: &[&'o Rentable<'a>], missing: f64) -> Option<&'o Rentable<'a>> {
+    let fastest = open.iter().map(|offer| offer.speed).fold(0.0, f64::max);
+    let missing = missing.clamp(0.0, MACHINES_CONSIDERED * fastest);
+    let covers = |offer: &Rentable| {
+        let parts = offer.speed / missing * PARTS as f64 + 1e-6;
+        (parts as usize).clamp(1, PARTS)
+    };
+    if missing <= 0.0 {
+        let dear = |offer: &&&Rentable| offer.usd_per_hour;
+        return open
+            .iter()
+            .min_by(|a, b| dear(a).total_cmp(&dear(b)))
+            .copied();
+    }
+    let mut least = [0.0; PARTS + 1];
+    let mut first = [0; PARTS + 1];
+    for parts in 1..=PARTS {
+        least[parts] = f64::MAX;
+        for (index, offer) in open.iter().enumerate() {
+            let usd = offer.usd_per_hour + least[parts.saturating_sub(covers(offer))];
+            if usd < least[parts] * (1.0 - 1e-9) {
+                (least[parts], first[parts]) = (usd, index);
+            }
+        }
+    }
+    open.get(first[PARTS]).copied()
 }
 
 /// Brings what exists up to what is to be prepared. No market rents out a stopped machine with the model on it, so a
@@ -167,7 +236,8 @@ pub(super) fn prepare<'a>(
             have: tps(have),
             wanted: tps(need.prepared_wanted),
         };
-        if !(stop_instead_of_destroy(stock, &reason) || rent(stock, rentable, &reason)) {
+        let missing = need.prepared_wanted - have;
+        if !(stop_instead_of_destroy(stock, &reason) || rent(stock, rentable, missing, &reason)) {
             return;
         }
     }

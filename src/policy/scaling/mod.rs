@@ -13,6 +13,7 @@ mod keep;
 mod need;
 #[cfg(test)]
 mod properties;
+mod replace;
 mod shrink;
 mod supply;
 #[cfg(test)]
@@ -201,7 +202,15 @@ fn adjust<'a>(
     grow::prepare(stock, need, settings.cold_workers, &rentable);
     match need.idle_s {
         Some(idle_s) => shrink::release_idle(stock, &past, idle_s),
-        None => shrink::release_surplus(stock, &past),
+        None => {
+            let quiet = stock.actions.is_empty() && need.waiting == 0;
+            shrink::release_surplus(stock, &past);
+            let window = keep::STOP_LATEST.max(settings.scale_down_delay);
+            if quiet && stock.actions.is_empty() && need.watched_for >= window {
+                let held = memory.wanted.within(window, now);
+                replace::replace(stock, &rentable, held, now);
+            }
+        }
     }
     shrink::destroy_surplus_stopped(stock, &past);
 }

@@ -31,6 +31,8 @@ pub(super) struct Slot<'a> {
     pub starts: StartOutlook,
     /// Seconds until it serves, if it is starting.
     pub starts_in_s: f64,
+    /// It was stopped before it started.
+    pub restarts: bool,
     /// It will serve as soon as a restart ordered now could: nothing quicker can be had.
     pub is_near: bool,
     /// When it was last asked in vain to start.
@@ -180,6 +182,7 @@ impl<'a> Stock<'a> {
             phase: WorkerPhase::Starting,
             starts: StartOutlook::default(),
             starts_in_s: f64::MAX,
+            restarts: false,
             is_near: false,
             failed_at: None,
         });
@@ -189,6 +192,7 @@ impl<'a> Stock<'a> {
 
     pub fn restart(&mut self, index: usize, reason: Reason) {
         self.slots[index].is_near = true;
+        self.slots[index].restarts = true;
         self.order(index, WorkerPhase::Starting, reason, |view| {
             let worker = view.id.clone();
             ScalingAction::Restart { worker }
@@ -294,6 +298,7 @@ impl<'a> Slot<'a> {
             phase: view.phase,
             starts: starts.clone(),
             starts_in_s,
+            restarts: since.is_some(),
             is_near: since.is_some() || starts_in_s <= restart_s,
             failed_at: restarted_at.filter(|_| !starting),
         }

@@ -255,13 +255,89 @@ fn a_machine_whose_rental_ends_is_replaced_and_neither_taken_back_nor_restarted(
 }
 
 #[test]
-fn the_best_price_for_capacity_is_rented_first() {
-    let mut fleet = Fleet::new(&[Ready]);
-    fleet.inputs.groups.push(group("large", 200.0, 0.6));
-    fleet.after(150.0, 900).expect(&["rent large"]);
+fn what_is_missing_is_covered_by_the_set_that_costs_least() {
+    let rented = |load: f64, usd_of_large: f64| {
+        let mut fleet = Fleet::new(&[Ready]);
+        fleet
+            .inputs
+            .groups
+            .push(group("large", 300.0, usd_of_large));
+        fleet.after(load, 900).orders()
+    };
+    // Of 87 missing a small machine is enough, though the large one has the better price for capacity.
+    assert_eq!(rented(150.0, 1.0), ["rent cheap"]);
+    // 275 are three small ones' or one large one's.
+    assert_eq!(rented(300.0, 1.0), ["rent large"]);
+    assert_eq!(rented(300.0, 1.3), ["rent cheap"; 3]);
+    // 400: a large and a small one.
+    assert_eq!(rented(400.0, 1.0), ["rent large", "rent cheap"]);
     let mut fleet = Fleet::new(&[Ready]);
     fleet.inputs.groups[1].rentable = false;
     fleet.after(150.0, 900).expect(&["rent dear"]);
+}
+
+/// One dear worker that has served for two hours under a load it just covers.
+fn dearly_served(usd: f64) -> Fleet {
+    let long_ago = Timestamp::from_millis(1000 * (START_S - 7200));
+    let mut fleet = Fleet::new(&[Ready]).worker(0, |worker| {
+        worker.usd_per_hour = UsdPerHour(usd);
+        worker.phase_since = long_ago;
+    });
+    for group in &mut fleet.inputs.groups {
+        group.starts.cold_usd = 0.03;
+    }
+    fleet.after(75.0, 2000)
+}
+
+#[test]
+fn a_dear_worker_gives_way_to_one_that_does_the_same_for_less() {
+    let fleet = dearly_served(0.6);
+    fleet.expect(&["rent cheap"]);
+    fleet.expect_reason(|reason| match reason {
+        Reason::Replaces { worker, saves } => {
+            worker.as_str() == "w0" && (saves.0 - 0.2).abs() < 1e-9
+        }
+        _ => false,
+    });
+    // When the new one serves, the dear one goes.
+    let mut fleet = Fleet::new(&[Ready, Ready]).worker(0, |worker| {
+        worker.usd_per_hour = UsdPerHour(0.6);
+    });
+    fleet = fleet.after(75.0, 2000);
+    fleet.expect(&["drain w0 to destroy"]);
+}
+
+#[test]
+fn nothing_is_replaced_for_a_small_saving_nor_before_it_has_paid_nor_twice_at_once() {
+    dearly_served(0.43).expect(&[]);
+    let newly = Fleet::new(&[Ready]).worker(0, |worker| {
+        worker.usd_per_hour = UsdPerHour(0.6);
+        worker.phase_since = Timestamp::from_millis(1000 * (START_S + 1800));
+    });
+    let mut newly = newly;
+    newly.inputs.groups[1].starts.cold_usd = 0.03;
+    newly.after(75.0, 2000).expect(&[]);
+    let mut starting = dearly_served(0.6);
+    starting.inputs.snapshot.workers.push(worker(1, Starting));
+    starting.after(75.0, 0).expect(&[]);
+}
+
+#[test]
+fn where_nothing_serves_a_doubtful_restart_is_not_waited_for_alone() {
+    let asleep = |fails: f64| {
+        let mut fleet = Fleet::new(&[Stopped]);
+        for group in &mut fleet.inputs.groups {
+            group.starts.restart_fails = fails;
+        }
+        fleet.waiting(1, 10.0).after(0.0, 0)
+    };
+    asleep(0.15).expect(&["restart w0"]);
+    let fleet = asleep(0.3);
+    fleet.expect(&["restart w0", "rent cheap"]);
+    let mut fleet = fleet;
+    fleet.inputs.snapshot.workers[0].phase = Starting;
+    fleet.inputs.snapshot.workers.push(worker(1, Starting));
+    fleet.after(0.0, 0).expect(&[]);
 }
 
 #[test]
