@@ -6,11 +6,12 @@ use crate::domain::{EndpointName, GroupOffers, PlanPreview, WorkerId};
 
 #[async_trait]
 pub trait ControlPath: Send + Sync {
-    /// What it would rent and release now.
-    async fn preview(&self) -> Vec<PlanPreview>;
+    /// What it would rent and release now. `explain`: also what keeps everything out where nothing is offered, which takes
+    /// searches.
+    async fn preview(&self, explain: bool) -> Vec<PlanPreview>;
 
     /// What could be rented; `None`: for every endpoint that rents.
-    async fn offers(&self, endpoint: Option<&EndpointName>) -> Vec<GroupOffers>;
+    async fn offers(&self, endpoint: Option<&EndpointName>, explain: bool) -> Vec<GroupOffers>;
 
     /// The last lines a worker wrote.
     async fn logs(&self, worker: &WorkerId, lines: u32) -> Result<String, NoLogs>;

@@ -26,7 +26,7 @@ impl Admin {
             match path {
                 "/spend" => Some(self.spend(query).await),
                 "/rentals" => Some(self.rentals(query).await),
-                "/plan" => Some(json(&self.control.preview().await)),
+                "/plan" => Some(json(&self.control.preview(explains(query)).await)),
                 "/offers" => Some(self.offers(query).await),
                 _ => None,
             }
@@ -44,7 +44,8 @@ impl Admin {
             return answer(404, TEXT, format!("there is no endpoint {name}\n"));
         }
         let endpoint = endpoint.map(EndpointName::new);
-        json(&self.control.offers(endpoint.as_ref()).await)
+        let offers = self.control.offers(endpoint.as_ref(), explains(query));
+        json(&offers.await)
     }
 
     async fn logs(&self, worker: &str, query: &str) -> Response<Vec<u8>> {
@@ -65,6 +66,10 @@ impl Admin {
             Err(NoLogs::Failed(why)) => answer(502, TEXT, format!("{why}\n")),
         }
     }
+}
+
+fn explains(query: &str) -> bool {
+    parameter(query, "explain").is_some()
 }
 
 /// Why a worker that does not run has no log.

@@ -13,12 +13,12 @@ pub(super) struct AskScaler(pub(super) Arc<Scaler>);
 
 #[async_trait]
 impl ControlPath for AskScaler {
-    async fn preview(&self) -> Vec<PlanPreview> {
-        self.0.preview().await
+    async fn preview(&self, explain: bool) -> Vec<PlanPreview> {
+        self.0.preview(explain).await
     }
 
-    async fn offers(&self, endpoint: Option<&EndpointName>) -> Vec<GroupOffers> {
-        self.0.offers(endpoint).await
+    async fn offers(&self, endpoint: Option<&EndpointName>, explain: bool) -> Vec<GroupOffers> {
+        self.0.offers(endpoint, explain).await
     }
 
     async fn logs(&self, worker: &WorkerId, lines: u32) -> Result<String, NoLogs> {

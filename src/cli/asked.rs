@@ -68,8 +68,14 @@ impl Asked {
             (Ok(config), _) => (Some(config.server.clone()), Ok(config)),
             (Err(mistakes), Some(dir)) => {
                 let env = |name: &str| std::env::var(name).ok();
-                let server = config::readable_server(&config::read_files(&dir), &env);
-                (server, Err(mistakes))
+                let files = config::read_files(&dir);
+                match config::load_rest(&files, &mistakes, &env) {
+                    Some((config, left_out)) => {
+                        eprintln!("{mistakes}\ngoing on without {}", left_out.join(", "));
+                        (Some(config.server.clone()), Ok(config))
+                    }
+                    None => (config::readable_server(&files, &env), Err(mistakes)),
+                }
             }
             (Err(mistakes), None) => (None, Err(mistakes)),
         };
@@ -149,6 +155,37 @@ mod tests {
             admin: None,
             json: false,
         }
+    }
+
+    #[test]
+    fn a_mistake_in_one_endpoints_file_keeps_nobody_from_looking_at_the_others() {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::create_dir(dir.path().join("endpoints")).expect("made");
+        let write = |name: &str, text: &str| {
+            fs::write(dir.path().join("endpoints").join(name), text).expect("written");
+        };
+        write(
+            "good.yaml",
+            "endpoint_name: good\nworker_groups: [{name: g, engine: fake, command: 'w {port}', tokens_per_second: 100}]\n",
+        );
+        write("bad.yaml", "endpoint_name: bad\nmin_lode: 3\n");
+        write("worse.yaml", "endpoint_name: [");
+        let config = asked(dir.path()).read().expect("an address").config;
+        let names: Vec<String> = config
+            .expect("what is right")
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.name.to_string())
+            .collect();
+        assert_eq!(names, ["good"]);
+        fs::write(dir.path().join("tidegate.yaml"), "threads: many\n").expect("written");
+        assert!(
+            asked(dir.path())
+                .read()
+                .expect("an address")
+                .config
+                .is_err()
+        );
     }
 
     #[test]

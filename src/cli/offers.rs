@@ -6,7 +6,9 @@ use super::asked::{Asked, open_alone, typed, value};
 use super::exit::Trouble;
 use super::show::{self, Grid};
 use crate::admin::ControlPath;
-use crate::domain::{Alternative, ChoiceRule, EndpointName, GroupOffers};
+use crate::domain::{
+    Alternative, ChoiceRule, EndpointName, ExcludingFilter, Exclusion, GroupOffers,
+};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -19,8 +21,8 @@ pub(super) struct Arguments {
 pub(super) async fn offers(arguments: &Arguments) -> Result<ExitCode, Trouble> {
     let endpoint = arguments.endpoint.as_deref();
     let path = match endpoint {
-        Some(name) => format!("/offers?endpoint={name}"),
-        None => "/offers".to_owned(),
+        Some(name) => format!("/offers?explain=1&endpoint={name}"),
+        None => "/offers?explain=1".to_owned(),
     };
     let answer = arguments
         .asked
@@ -32,7 +34,7 @@ pub(super) async fn offers(arguments: &Arguments) -> Result<ExitCode, Trouble> {
             let alone = open_alone(config)?;
             alone.look().await?;
             let wanted = endpoint.map(EndpointName::new);
-            value(&alone.control_path().offers(wanted.as_ref()).await)
+            value(&alone.control_path().offers(wanted.as_ref(), true).await)
         })
         .await?;
     let json = arguments.asked.json.then(|| answer.clone());
@@ -65,7 +67,8 @@ pub(super) fn table(group: &GroupOffers, shown: usize) -> String {
         return format!("{problem}\n");
     }
     if group.offers.is_empty() {
-        return "no offer fits\n".into();
+        let why = group.excluded.as_ref().map(exclusion);
+        return format!("no offer fits\n{}", why.unwrap_or_default());
     }
     let count = group.offers.len();
     let what = if count == 1 { "offer" } else { "offers" };
@@ -76,6 +79,25 @@ pub(super) fn table(group: &GroupOffers, shown: usize) -> String {
         more => format!("    and {more} more, which would come later\n"),
     };
     format!("{count} {what}\n{}{more}", alternatives(&judged[..listed]))
+}
+
+/// Which filters keep everything out.
+fn exclusion(exclusion: &Exclusion) -> String {
+    let mut text = String::new();
+    for ExcludingFilter { filter, offers } in &exclusion.by {
+        text.push_str(&format!("    without {filter}: {offers} found\n"));
+    }
+    if exclusion.by.is_empty() && !exclusion.in_vain.is_empty() {
+        let all = exclusion.in_vain.join(", ");
+        text.push_str(&format!(
+            "    several filters together keep everything out: leaving out one of {all} is not enough\n"
+        ));
+    }
+    if !exclusion.untried.is_empty() {
+        let untried = exclusion.untried.join(", ");
+        text.push_str(&format!("    not tried: {untried}\n"));
+    }
+    text
 }
 
 /// Offers as they were judged, the best first.
@@ -132,5 +154,32 @@ pub(super) fn kind(interruptible: bool) -> &'static str {
         "interruptible"
     } else {
         "on demand"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_everything_out_is_told_with_what_would_be_found() {
+        let found = Exclusion {
+            by: vec![ExcludingFilter {
+                filter: "gpu_ram>=80000".into(),
+                offers: 12,
+            }],
+            in_vain: vec!["num_gpus=1".into()],
+            untried: Vec::new(),
+        };
+        assert_eq!(exclusion(&found), "    without gpu_ram>=80000: 12 found\n");
+        let none = Exclusion {
+            by: Vec::new(),
+            ..found
+        };
+        let text = exclusion(&none);
+        assert!(
+            text.contains("leaving out one of num_gpus=1 is not enough"),
+            "{text}"
+        );
     }
 }

@@ -20,10 +20,10 @@ pub(super) struct Arguments {
 pub(super) async fn plan(arguments: &Arguments) -> Result<ExitCode, Trouble> {
     let answer = arguments
         .asked
-        .answer("/plan", async |config| {
+        .answer("/plan?explain=1", async |config| {
             let alone = open_alone(config)?;
             alone.look().await?;
-            value(&alone.control_path().preview().await)
+            value(&alone.control_path().preview(true).await)
         })
         .await?;
     let plans: Vec<PlanPreview> = typed(answer)?;
@@ -199,6 +199,7 @@ mod tests {
                 offers,
                 choice,
                 problem: None,
+                excluded: None,
             }],
         }
     }

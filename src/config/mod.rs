@@ -59,6 +59,26 @@ pub fn load_files(files: &Files, env: Env) -> Result<Config, Mistakes> {
     read_all(files, env).map(|(config, _)| config)
 }
 
+/// The same without the endpoints whose files have mistakes, for looking at the others; with the files that were left out.
+/// `None` where mistakes are elsewhere too, or nothing is left.
+pub fn load_rest(files: &Files, mistakes: &Mistakes, env: Env) -> Option<(Config, Vec<String>)> {
+    let mistaken = |name: &str| mistakes.iter().any(|mistake| mistake.file == name);
+    let (out, rest): (Vec<_>, Vec<_>) = files
+        .endpoints
+        .iter()
+        .cloned()
+        .partition(|file| mistaken(&file.name));
+    let left_out: Vec<String> = out.into_iter().map(|file| file.name).collect();
+    let unreadable = files.unreadable.iter();
+    let unreadable = unreadable.filter(|mistake| !left_out.contains(&mistake.file));
+    let files = Files {
+        server: files.server.clone(),
+        endpoints: rest,
+        unreadable: unreadable.cloned().collect(),
+    };
+    Some((load_files(&files, env).ok()?, left_out))
+}
+
 /// Only what concerns the server, whatever is wrong with endpoints.
 pub fn load_server(files: &Files, env: Env) -> Result<ServerConfig, Mistakes> {
     let mistakes = RefCell::new(Vec::new());

@@ -49,7 +49,7 @@ pub use offers::{
 pub use outlook::{LENGTH_BINS, Outlook, length_bin, length_bin_start};
 pub use passage::{PassCost, PassRoute, PassageSettings, PathPattern};
 pub use plan::{PlannedAction, Reason, Release, ScalingAction, ScalingPlan};
-pub use preview::{GroupOffers, PlanPreview};
+pub use preview::{ExcludingFilter, Exclusion, GroupOffers, PlanPreview};
 pub use rental::{
     Account, Charge, Hardware, Instance, InstanceState, MachineKey, Offer, Rental, RentalLabel,
     RentalState,

@@ -45,4 +45,24 @@ pub struct GroupOffers {
     pub choice: OfferChoice,
     /// Why the market could not be asked.
     pub problem: Option<String>,
+    /// Where nothing is offered and it was asked for: which filters keep everything out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excluded: Option<Exclusion>,
+}
+
+/// Filters of a search that finds nothing, each of which was left out once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exclusion {
+    /// Without it so many offers are found; the most first.
+    pub by: Vec<ExcludingFilter>,
+    /// Left out in vain.
+    pub in_vain: Vec<String>,
+    /// Not tried: each try is a search, and there are few.
+    pub untried: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExcludingFilter {
+    pub filter: String,
+    pub offers: usize,
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Account, AccountId, Charge, Instance, InstanceId, Offer, RentalLabel, Timestamp, UsdPerHour,
-    WorkerGroup,
+    Account, AccountId, Charge, Exclusion, Instance, InstanceId, Offer, RentalLabel, Timestamp,
+    UsdPerHour, WorkerGroup,
 };
 
 /// What is to be rented.
@@ -57,6 +57,12 @@ pub type LastWord<'a> = dyn Fn() -> Result<(), MarketError> + Send + Sync + 'a;
 pub trait Market: Send + Sync {
     /// What could be rented now for this group, in no order.
     async fn offers(&self, group: &WorkerGroup) -> Result<Vec<Offer>, MarketError>;
+
+    /// Where nothing is offered for a group: which filters of its search keep everything out. For people who ask: it
+    /// takes a search for each filter. `None`: there is nothing to tell.
+    async fn exclusion(&self, _group: &WorkerGroup) -> Result<Option<Exclusion>, MarketError> {
+        Ok(None)
+    }
 
     async fn rent(&self, order: &Order<'_>) -> Result<InstanceId, MarketError>;
 

@@ -30,6 +30,23 @@ pub struct Looked {
     pub seen: BTreeMap<WorkerId, &'static str>,
 }
 
+/// How many groups may still be explained: each takes as many searches as it has filters.
+struct Explained(usize);
+
+impl Explained {
+    const GROUPS_MAX: usize = 2;
+
+    fn new(wanted: bool) -> Self {
+        Self(if wanted { Self::GROUPS_MAX } else { 0 })
+    }
+
+    fn another(&mut self) -> bool {
+        let may = self.0 > 0;
+        self.0 = self.0.saturating_sub(1);
+        may
+    }
+}
+
 /// Of a worker that its market, which answered, does not list.
 pub const NOT_LISTED: &str = "not listed";
 
@@ -93,19 +110,24 @@ impl Scaler {
         &self.markets
     }
 
-    /// The next plan of each endpoint that rents.
-    pub async fn preview(&self) -> Vec<PlanPreview> {
+    /// The next plan of each endpoint that rents. `explain`: also what keeps everything out where nothing is offered.
+    pub async fn preview(&self, explain: bool) -> Vec<PlanPreview> {
         let mut plans = Vec::new();
+        let mut explained = Explained::new(explain);
         for endpoint in self.fleet.endpoints().values() {
             if self.is_rented(endpoint) || endpoint.is_removed() {
-                plans.push(self.preview_of(endpoint).await);
+                plans.push(self.preview_of(endpoint, &mut explained).await);
             }
         }
         plans
     }
 
-    async fn preview_of(&self, endpoint: &Arc<EndpointFleet>) -> PlanPreview {
-        let offers = self.offers_of(endpoint).await;
+    async fn preview_of(
+        &self,
+        endpoint: &Arc<EndpointFleet>,
+        explained: &mut Explained,
+    ) -> PlanPreview {
+        let offers = self.offers_of(endpoint, explained).await;
         for group in &offers {
             let (name, offers) = (&group.group, group.offers.clone());
             self.supply.answered(&endpoint.name, name, offers, now());
@@ -138,18 +160,23 @@ impl Scaler {
     }
 
     /// What could be rented now; `None`: for every endpoint that rents.
-    pub async fn offers(&self, wanted: Option<&EndpointName>) -> Vec<GroupOffers> {
+    pub async fn offers(&self, wanted: Option<&EndpointName>, explain: bool) -> Vec<GroupOffers> {
         let mut all = Vec::new();
+        let mut explained = Explained::new(explain);
         for endpoint in self.fleet.endpoints().values() {
             let asked = wanted.is_none_or(|name| *name == endpoint.name);
             if asked && self.is_rented(endpoint) {
-                all.extend(self.offers_of(endpoint).await);
+                all.extend(self.offers_of(endpoint, &mut explained).await);
             }
         }
         all
     }
 
-    async fn offers_of(&self, endpoint: &EndpointFleet) -> Vec<GroupOffers> {
+    async fn offers_of(
+        &self,
+        endpoint: &EndpointFleet,
+        explained: &mut Explained,
+    ) -> Vec<GroupOffers> {
         let settings = endpoint.settings();
         let mut all = Vec::with_capacity(settings.groups.len());
         for group in &settings.groups {
@@ -160,6 +187,14 @@ impl Scaler {
             let (mut offers, problem) = match found {
                 Ok(offers) => (offers, None),
                 Err(error) => (Vec::new(), Some(error.to_string())),
+            };
+            let market = self.markets.get(settings.market);
+            let excluded = match market {
+                Some(market) if offers.is_empty() && problem.is_none() && explained.another() => {
+                    // That it cannot be explained is no trouble of the answer.
+                    bounded(market.exclusion(group)).await.unwrap_or_default()
+                }
+                _ => None,
             };
             let look = Look {
                 endpoint,
@@ -176,6 +211,7 @@ impl Scaler {
                 choice,
                 offers,
                 problem,
+                excluded,
             });
         }
         all

@@ -38,6 +38,7 @@ pub struct Metrics {
     pub bids: IntCounterVec,
     pub market_calls: IntCounterVec,
     pub vast_calls: IntCounterVec,
+    pub vast_searches_used_up: GaugeVec,
     pub alive_calls: IntCounterVec,
     pub probes: IntCounterVec,
     pub reloads: IntCounterVec,
@@ -261,6 +262,12 @@ impl Metrics {
                 "tidegate_vast_calls_total",
                 "Calls of Vast's interface over HTTP, refused and repeated ones included.",
                 &["call", "outcome"],
+            )?,
+            vast_searches_used_up: gauge(
+                &r,
+                "tidegate_vast_searches_used_up",
+                "Accounts of Vast whose searches of the day are used up: nothing new is rented with them until they are allowed again.",
+                &[],
             )?,
             alive_calls: counter(
                 &r,

@@ -30,9 +30,12 @@ worker_groups:
 "#;
 
 async fn start() -> (FakeVast, Gateway) {
-    let fake = FakeVast::start(&["--speed", SPEED, "--seed", "3", "--calm"])
-        .await
-        .unwrap();
+    start_with(&[]).await
+}
+
+async fn start_with(more: &[&str]) -> (FakeVast, Gateway) {
+    let flags = ["--speed", SPEED, "--seed", "3", "--calm"];
+    let fake = FakeVast::start(&[&flags[..], more].concat()).await.unwrap();
     let config = ConfigDir::new("").unwrap();
     let server = format!(
         "scaler_interval: 0.1\ngrace_period: 5\npublic_url: {}\norphan_after: 5\n\
@@ -95,4 +98,41 @@ async fn machines_end_themselves_when_their_gateway_is_gone() {
         rows.iter().any(|row| row["ended"] == "destroyed by itself"),
         "{rows:?}"
     );
+}
+
+/// The value of a metric, with its labels as they are written.
+async fn metric(gateway: &Gateway, name: &str) -> f64 {
+    let url = format!("{}/metrics", gateway.admin_url);
+    let answer = http_client().unwrap().get(url).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0.0, |value| value.trim().parse().unwrap())
+}
+
+#[tokio::test]
+async fn used_up_searches_wait_for_their_day_and_touch_nothing_that_runs() {
+    const USED_UP: &str = "tidegate_vast_searches_used_up";
+    const REFUSED: &str = "tidegate_vast_calls_total{call=\"search\",outcome=\"quota_used_up\"}";
+    // A day of twelve seconds here.
+    let day = ["--searches-a-day", "2", "--search-day-s", "720"];
+    let (fake, gateway) = start_with(&day).await;
+    assert_eq!(generate(&gateway).await.0, 200);
+    let is_used_up = || async { metric(&gateway, USED_UP).await == 1.0 };
+    assert!(wait_until(PATIENCE, is_used_up).await);
+    let (refused, existing) = (
+        metric(&gateway, REFUSED).await,
+        fake.existing().await.unwrap(),
+    );
+    assert_eq!(generate(&gateway).await.0, 200);
+    let over = || async { metric(&gateway, USED_UP).await == 0.0 };
+    assert!(wait_until(PATIENCE, over).await);
+    let refused_since = metric(&gateway, REFUSED).await - refused;
+    assert!(
+        refused_since <= 1.0,
+        "asked {refused_since} times too early"
+    );
+    assert!(!existing.is_empty());
+    let searches = fake.searches().await.unwrap().len();
+    let more = || async { fake.searches().await.unwrap().len() > searches.max(2) };
+    assert!(wait_until(PATIENCE, more).await, "it searches again");
 }

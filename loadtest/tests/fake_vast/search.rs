@@ -156,3 +156,40 @@ async fn a_wrong_key_and_a_misspelt_field_are_said() {
         (200, "application/json")
     );
 }
+
+#[tokio::test]
+async fn a_days_searches_are_counted_for_each_key_and_the_refusal_says_when_there_are_more() {
+    let fake = fake(|settings| {
+        settings.searches_a_day = Some(2);
+        settings.keys.push("other".into());
+    })
+    .await;
+    let search = |key: &'static str| {
+        let url = format!("{}/api/v0/bundles/", fake.url);
+        let request = loadtest::harness::http_client().unwrap().post(url);
+        async move {
+            let request = request.bearer_auth(key).json(&json!({}));
+            request.send().await.unwrap()
+        }
+    };
+    for _ in 0..2 {
+        assert_eq!(search("testkey").await.status(), 200);
+    }
+    let refused = search("testkey").await;
+    assert_eq!(refused.status(), 429);
+    let reset: u64 = refused.headers()["x-ratelimit-reset"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let now = std::time::SystemTime::now();
+    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    // A day at the fake's speed.
+    assert!(
+        (now..=now + 86_400 / 600 + 1).contains(&reset),
+        "{reset} at {now}"
+    );
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(body["error"], "search_quota_exceeded");
+    assert_eq!(search("other").await.status(), 200);
+}

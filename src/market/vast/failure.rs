@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
 use super::super::MarketError;
-use crate::domain::{Secret, Timestamp};
+use crate::domain::Secret;
 
 /// What an error of ours quotes of the market's words.
 const MESSAGE_CHARS_MAX: usize = 300;
@@ -232,20 +232,4 @@ impl Failure {
             Failure::Said(said) => said.text(),
         }
     }
-}
-
-/// When searches are allowed again: as the market says, else at the next midnight of UTC.
-pub(super) fn quota_reset(reset: Option<&str>, now: Timestamp) -> Timestamp {
-    const DAY_MS: u64 = 86_400_000;
-    /// Smaller numbers are seconds from now.
-    const EPOCH_S_MIN: f64 = 1e9;
-    let midnight = (now.as_millis() / DAY_MS + 1) * DAY_MS;
-    let told = reset.and_then(|reset| reset.trim().parse::<f64>().ok());
-    let told = told.filter(|seconds| (0.0..1e12).contains(seconds));
-    let at_ms = match told {
-        Some(seconds) if seconds >= EPOCH_S_MIN => (seconds * 1_000.0) as u64,
-        Some(seconds) => now.as_millis() + (seconds * 1_000.0) as u64,
-        None => midnight,
-    };
-    Timestamp::from_millis(at_ms)
 }

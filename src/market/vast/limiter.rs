@@ -10,6 +10,8 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Search,
+    /// A search that tells somebody what a filter keeps out.
+    Exclude,
     Create,
     List,
     Change,
@@ -24,6 +26,7 @@ impl Kind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Kind::Search => "search",
+            Kind::Exclude => "exclude",
             Kind::Create => "create",
             Kind::List => "list",
             Kind::Change => "change",
@@ -40,7 +43,7 @@ impl Kind {
         let seconds = match self {
             Kind::Search => 6.0,
             Kind::Create => 4.5,
-            Kind::List | Kind::Change | Kind::Account | Kind::Charges => 1.0,
+            Kind::Exclude | Kind::List | Kind::Change | Kind::Account | Kind::Charges => 1.0,
             Kind::Destroy => 3.0,
             Kind::Bid => 5.5,
             Kind::Logs => 1.5,

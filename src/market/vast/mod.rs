@@ -4,6 +4,7 @@ mod accounts;
 mod billing;
 mod change;
 mod create;
+mod exclusion;
 mod failure;
 mod instances;
 mod inventory;
@@ -11,6 +12,7 @@ mod limiter;
 mod logs;
 mod offers;
 mod preamble;
+mod quota;
 mod rows;
 mod searches;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use tokio::time::Instant;
 
 use super::{Inventory, Market, MarketError, Order};
 use crate::domain::{
-    Account as AccountState, AccountId, Charge, InstallationId, Instance, InstanceId,
+    Account as AccountState, AccountId, Charge, Exclusion, InstallationId, Instance, InstanceId,
     InstanceState, Offer, Secret, Source, Timestamp, UsdPerHour, VastLaunch, WorkerGroup,
 };
 use crate::telemetry::{Metrics, now};
@@ -41,6 +43,7 @@ use failure::Failure;
 use instances::Owner;
 use limiter::Kind;
 use preamble::Preamble;
+use quota::Quota;
 use searches::Searches;
 use transport::{Account, Call, Transport};
 
@@ -74,8 +77,7 @@ pub struct VastMarket {
     searches: Arc<Searches>,
     /// The paged listing is not served; until when the old one is asked for.
     old_list_until: Arc<Mutex<Option<Instant>>>,
-    /// No search before: the day's are used up.
-    searches_again_at: Arc<Mutex<BTreeMap<usize, Timestamp>>>,
+    quota: Arc<Quota>,
     /// Words, labels and the like that were logged.
     told: Mutex<HashSet<String>>,
 }
@@ -88,7 +90,7 @@ impl VastMarket {
         settings: VastSettings,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, MarketError> {
-        let transport = Transport::new(url, metrics)
+        let transport = Transport::new(url, Arc::clone(&metrics))
             .map_err(|error| MarketError::Refused(format!("no HTTP client: {error}")))?;
         let market = Self {
             transport: Arc::new(transport),
@@ -97,7 +99,7 @@ impl VastMarket {
             settings: ArcSwap::from_pointee(settings.clone()),
             searches: Arc::default(),
             old_list_until: Arc::default(),
-            searches_again_at: Arc::default(),
+            quota: Arc::new(Quota::new(Arc::clone(&metrics))),
             told: Mutex::default(),
         };
         market.replace(settings);
@@ -131,13 +133,12 @@ impl VastMarket {
         let body = offers::search_body(launch, interruptible);
         let query = (account.number, body.to_string());
         let (transport, account) = (Arc::clone(&self.transport), account.clone());
-        let again_at = Arc::clone(&self.searches_again_at);
+        let quota = Arc::clone(&self.quota);
         let (scale, disk_gb) = (self.scale(), launch.launch.disk_gb);
         let interval = self.settings.load().search_interval;
         let search = move || async move {
-            let blocked = again_at.lock().get(&account.number).copied();
-            if blocked.is_some_and(|until| now() < until) {
-                return Err("the day's searches are used up".to_owned());
+            if let Some(why) = quota.forbids(account.number, now()) {
+                return Err(why);
             }
             let mut call = Call::new(Kind::Search, Method::POST, "/api/v0/bundles/");
             call.body = Some(&body);
@@ -145,13 +146,10 @@ impl VastMarket {
             match transport.call(&account, &call, scale).await {
                 Ok(answer) => offers::found(&answer, interruptible, disk_gb)
                     .ok_or_else(|| "the answer has no list of offers".to_owned()),
-                Err(failure) => {
-                    if let Failure::QuotaUsedUp { reset } = &failure {
-                        let until = failure::quota_reset(reset.as_deref(), now());
-                        again_at.lock().insert(account.number, until);
-                    }
-                    Err(failure.text())
+                Err(Failure::QuotaUsedUp { reset }) => {
+                    Err(quota.used_up(account.number, reset.as_deref(), now()))
                 }
+                Err(failure) => Err(failure.text()),
             }
         };
         self.searches.offers(query, interval, search).await
@@ -257,6 +255,12 @@ impl Market for VastMarket {
             (Ok(offers), Err(_)) | (Err(_), Ok(offers)) => Ok(offers),
             (Err(error), Err(_)) => Err(error),
         }
+    }
+
+    async fn exclusion(&self, group: &WorkerGroup) -> Result<Option<Exclusion>, MarketError> {
+        let launch = launch_of(group)?;
+        let account = self.account_of(launch)?;
+        self.leave_out_each(&account, launch).await.map(Some)
     }
 
     async fn rent(&self, order: &Order<'_>) -> Result<InstanceId, MarketError> {

@@ -33,7 +33,7 @@ pub(super) fn search_body(launch: &VastLaunch, interruptible: bool) -> Value {
     Value::Object(body)
 }
 
-fn sent(value: &SearchValue) -> Value {
+pub(super) fn sent(value: &SearchValue) -> Value {
     match value {
         SearchValue::Null => Value::Null,
         SearchValue::Flag(flag) => (*flag).into(),

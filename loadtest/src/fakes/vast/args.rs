@@ -44,6 +44,12 @@ pub struct Args {
     credit: f64,
     #[arg(long)]
     no_rate_limits: bool,
+    /// Searches that a key has a day; more are refused until the next one.
+    #[arg(long)]
+    searches_a_day: Option<u32>,
+    /// How long that day is, in seconds of the market.
+    #[arg(long, default_value_t = 86_400.0)]
+    search_day_s: f64,
     /// The list of instances of version 0 answers 410, as for newer accounts.
     #[arg(long)]
     no_old_list: bool,
@@ -83,6 +89,8 @@ impl Args {
             keys: self.api_keys.clone(),
             credit: self.credit,
             rate_limits: !self.no_rate_limits,
+            searches_a_day: self.searches_a_day,
+            search_day_s: self.search_day_s,
             old_list: !self.no_old_list,
             calm: self.calm,
             faults,

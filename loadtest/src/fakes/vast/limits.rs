@@ -52,6 +52,29 @@ impl Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TooEarly;
 
+/// Searches of the present day, by key.
+#[derive(Debug, Default)]
+pub struct Quota {
+    day: u64,
+    used: HashMap<String, u32>,
+}
+
+impl Quota {
+    /// Counts a search; false where the key has none left today.
+    pub fn take(&mut self, key: &str, day: u64, most: u32) -> bool {
+        if day != self.day {
+            *self = Self {
+                day,
+                ..Self::default()
+            };
+        }
+        let used = self.used.entry(key.to_owned()).or_default();
+        let left = *used < most;
+        *used += u32::from(left);
+        left
+    }
+}
+
 /// When each would be full again, by endpoint and key.
 #[derive(Debug, Default)]
 pub struct Limits(HashMap<(Endpoint, String), At>);

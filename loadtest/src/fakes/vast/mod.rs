@@ -70,6 +70,10 @@ pub struct Settings {
     /// Dollars each account has paid in.
     pub credit: f64,
     pub rate_limits: bool,
+    /// Searches that each key has a day; none are counted without.
+    pub searches_a_day: Option<u32>,
+    /// How long such a day is, in seconds of the market.
+    pub search_day_s: f64,
     /// The list of the interface's version 0 is answered.
     pub old_list: bool,
     /// Prices and offers stand still.
@@ -92,6 +96,8 @@ impl Settings {
             keys: vec!["testkey".into()],
             credit: 100.0,
             rate_limits: true,
+            searches_a_day: None,
+            search_day_s: 86_400.0,
             old_list: true,
             calm: false,
             faults: Faults::default(),
@@ -104,6 +110,7 @@ impl Settings {
             self.worker_time_scale,
             self.price_scale,
             self.bill_scale,
+            self.search_day_s,
         ];
         for scale in positive {
             anyhow::ensure!(

@@ -8,7 +8,7 @@ use super::bill::Charges;
 use super::clock::{At, Clock};
 use super::faults::Faults;
 use super::instance::{Instance, Phase};
-use super::limits::Limits;
+use super::limits::{Limits, Quota};
 use super::market::Market;
 use super::processes::Processes;
 use super::record::Record;
@@ -37,6 +37,7 @@ pub struct World {
     /// All that ever were.
     pub instances: BTreeMap<u64, Instance>,
     pub limits: Limits,
+    pub quota: Quota,
     pub record: Record,
     pub processes: Processes,
     /// Until then nothing of the interface works.
@@ -65,6 +66,7 @@ impl World {
             market: Market::new(settings.seed, settings.price_scale, settings.calm),
             instances: BTreeMap::new(),
             limits: Limits::default(),
+            quota: Quota::default(),
             record: Record::default(),
             processes,
             outage_until: At::default(),

@@ -157,13 +157,3 @@ fn a_key_is_shown_nowhere() {
     let shown = format!("{:?}", settings());
     assert!(!shown.contains(KEY), "{shown}");
 }
-
-#[test]
-fn searches_are_allowed_again_when_the_market_says_or_at_midnight() {
-    let now = Timestamp::from_millis(86_400_000 * 2 + 1_000);
-    let at = |reset| failure::quota_reset(reset, now).as_millis();
-    assert_eq!(at(None), 86_400_000 * 3);
-    assert_eq!(at(Some("soon")), 86_400_000 * 3);
-    assert_eq!(at(Some("60")), now.as_millis() + 60_000);
-    assert_eq!(at(Some("1800000000")), 1_800_000_000_000);
-}

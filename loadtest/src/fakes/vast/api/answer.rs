@@ -15,6 +15,8 @@ pub struct Answer {
     body: Body,
     /// Seconds.
     retry_after: Option<u32>,
+    /// When the quota is full again, in seconds since 1970.
+    reset: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +31,7 @@ impl Answer {
             status: StatusCode::OK,
             body: Body::Json(body),
             retry_after: None,
+            reset: None,
         }
     }
 
@@ -42,6 +45,7 @@ impl Answer {
             status,
             body: Body::Text(text.to_owned()),
             retry_after: None,
+            reset: None,
         }
     }
 
@@ -50,6 +54,7 @@ impl Answer {
             status,
             body: Body::Json(json!({ "success": false, "error": error, "msg": msg })),
             retry_after: None,
+            reset: None,
         }
     }
 
@@ -100,7 +105,17 @@ impl Answer {
                 status,
                 body: Body::Json(json!({ "detail": text })),
                 retry_after: (shape == 1).then_some(1),
+                reset: None,
             },
+        }
+    }
+
+    /// The day's searches are used up.
+    pub fn quota_exceeded(reset: u64) -> Self {
+        let msg = "daily search quota exceeded";
+        Self {
+            reset: Some(reset),
+            ..Self::failure(StatusCode::TOO_MANY_REQUESTS, "search_quota_exceeded", msg)
         }
     }
 
@@ -163,8 +178,12 @@ impl Answer {
     }
 
     pub fn into_response(self) -> Response {
-        let retry_after = self.retry_after;
+        let (retry_after, reset) = (self.retry_after, self.reset);
         let mut response = self.without_header();
+        if let Some(reset) = reset {
+            let headers = response.headers_mut();
+            headers.insert("x-ratelimit-reset", HeaderValue::from(reset));
+        }
         if let Some(seconds) = retry_after {
             response
                 .headers_mut()

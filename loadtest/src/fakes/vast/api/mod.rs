@@ -198,7 +198,8 @@ fn answer(world: &mut World, now: At, call: &Call) -> (Answer, Trouble) {
     };
     let strikes = Strikes::draw(&world.faults, &mut rng);
     let many = strikes.many.then(|| Answer::too_many(rng.u8(..)));
-    if let Some(answer) = limited(world, now, call).or(many) {
+    let limited = limited(world, now, call).or_else(|| searched_enough(world, now, call));
+    if let Some(answer) = limited.or(many) {
         note(world, now, call, Some(caller), &answer, false, true);
         return (answer, Trouble::None);
     }
@@ -233,6 +234,23 @@ fn limited(world: &mut World, now: At, call: &Call) -> Option<Answer> {
         .take(endpoint, &call.key, now, |market_s| clock.real(market_s));
     let refused = taken.is_err();
     refused.then(|| Answer::too_early(endpoint.threshold_s()))
+}
+
+/// A refusal, if the day's searches are used up.
+fn searched_enough(world: &mut World, now: At, call: &Call) -> Option<Answer> {
+    let most = world.settings.searches_a_day?;
+    if call.endpoint() != Endpoint::Search {
+        return None;
+    }
+    let day_s = world.settings.search_day_s;
+    let day = (world.market_s(now) / day_s) as u64;
+    if world.quota.take(&call.key, day, most) {
+        return None;
+    }
+    let next = At::default().plus(world.clock.real((day + 1) as f64 * day_s));
+    Some(Answer::quota_exceeded(
+        world.clock.epoch_s(next).ceil() as u64
+    ))
 }
 
 fn act(
