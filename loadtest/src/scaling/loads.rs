@@ -10,17 +10,20 @@ use tidegate::simulate::load::{Arrival, Load, Rates};
 use crate::trace::Trace;
 
 /// Prompt tokens that are as much work as one of output.
-pub const KAPPA: f64 = 5.0;
+pub const KAPPA: f64 = 10.0;
+const KAPPA_LOW: f64 = 5.0;
 /// Mean load in workers.
 pub const WORKERS: f64 = 8.0;
 const DAY_S: u64 = 86_400;
 const WINDOW_S: u64 = 600;
 const FORTNIGHT: &str = "servegen_rates_14d_10min.csv";
-/// Mean work of a request weighted by work, in requests of mean size: how much burstier a second of real requests is than
-/// one of equal ones. Of the day's trace.
-const UNEVEN: f64 = 2.0;
-/// Requests a second to which the fortnight's curves are scaled, as in the day's trace.
-const REQUESTS_PER_S: f64 = 4.0;
+/// Tokens of a typical request: what the load is uneven by from second to second, beside its curve. The curves do not say.
+/// With the fine one a reactive scaler fares as in the reference the aims were taken from; the coarse one is what four
+/// requests a second of the day's sizes come to.
+const FINE: f64 = 50.0;
+const COARSE: f64 = 500.0;
+/// Mean load of the curves, tokens a second.
+const MEAN: f64 = 1_000.0;
 
 /// A load, and how lateness is promised and counted on it.
 #[derive(Clone, Debug)]
@@ -35,21 +38,16 @@ pub struct NamedLoad {
 
 #[derive(Clone, Debug)]
 enum Source {
-    Curve(Arc<Rates>),
+    Curve { rates: Arc<Rates>, request: f64 },
     Requests(Arc<Load>),
 }
 
 impl NamedLoad {
     pub fn of(&self, seed: u64) -> Load {
         match &self.source {
-            Source::Curve(rates) => Load::of_rates(rates, 1_000.0, self.dispersion(), seed),
+            Source::Curve { rates, request } => Load::of_rates(rates, MEAN, *request, seed),
             Source::Requests(load) => Load::clone(load),
         }
-    }
-
-    /// Tokens of a typical request when 4 come a second and bring 1,000 tokens.
-    fn dispersion(&self) -> f64 {
-        1_000.0 / REQUESTS_PER_S * UNEVEN
     }
 }
 
@@ -82,10 +80,11 @@ fn fortnight(path: &Path) -> Result<Vec<NamedLoad>> {
     let context = || format!("cannot read the rates {}", path.display());
     let headers = read().with_context(context)?.headers()?.clone();
     let mut loads = Vec::new();
-    for (column, name) in [
-        ("m_large_rps", "m_large_14d"),
-        ("m_mid_rps", "m_mid_14d"),
-        ("m_small_rps", "m_small_14d"),
+    for (column, name, request) in [
+        ("m_large_rps", "m_large_14d", FINE),
+        ("m_large_rps", "m_large_14d_coarse", COARSE),
+        ("m_mid_rps", "m_mid_14d", FINE),
+        ("m_small_rps", "m_small_14d", FINE),
     ] {
         let place = headers.iter().position(|header| header == column);
         let place = place.with_context(|| format!("no column {column} in {}", path.display()))?;
@@ -104,9 +103,12 @@ fn fortnight(path: &Path) -> Result<Vec<NamedLoad>> {
         loads.push(NamedLoad {
             name: name.to_owned(),
             what: format!(
-                "{column} of the fortnight, days 8 to 14 counted, the first week teaches"
+                "`{column}` of the fortnight in requests of {request:.0} tokens at {MEAN:.0} tokens/s; days 8 to 14 counted, the first week teaches."
             ),
-            source: Source::Curve(Arc::new(rates)),
+            source: Source::Curve {
+                rates: Arc::new(rates),
+                request,
+            },
             count_from: Duration::from_secs(7 * DAY_S),
             late_share: 0.003,
         });
@@ -121,7 +123,9 @@ fn day(path: &Path) -> Result<Vec<NamedLoad>> {
         prompt_tokens: request.input_tokens,
         output_tokens: request.output_tokens,
     });
-    let day = Load::of_requests(requests.collect(), KAPPA);
+    let requests: Vec<Arrival> = requests.collect();
+    let heavy = Load::of_requests(requests.clone(), KAPPA_LOW);
+    let day = Load::of_requests(requests, KAPPA);
     let half = day.length_s() / 2;
     let named = |name: &str, what: &str, load: Load| NamedLoad {
         name: name.to_owned(),
@@ -140,5 +144,10 @@ fn day(path: &Path) -> Result<Vec<NamedLoad>> {
         ),
         named("mlarge_1d_first", "its first half", first),
         named("mlarge_1d_second", "its second half", second),
+        named(
+            "mlarge_1d_prompts",
+            "the day, prompts weighing twice as much (kappa 5)",
+            heavy,
+        ),
     ])
 }
