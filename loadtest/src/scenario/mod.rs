@@ -2,6 +2,7 @@
 
 mod scaling;
 mod story;
+mod tracking;
 
 use std::process::ExitCode;
 
@@ -18,12 +19,14 @@ pub struct ScenarioCommand {
 #[derive(Debug, Subcommand)]
 enum Scenario {
     Scaling(scaling::ScalingCommand),
+    Tracking(tracking::TrackingCommand),
 }
 
 impl ScenarioCommand {
     pub async fn execute(self) -> Result<ExitCode> {
         match self.scenario {
             Scenario::Scaling(command) => command.execute().await,
+            Scenario::Tracking(command) => command.execute().await,
         }
     }
 }

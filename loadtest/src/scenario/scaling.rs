@@ -198,7 +198,7 @@ fn hide_path(endpoint: &str, worker: &Path) -> String {
     }
 }
 
-fn given_or_built(given: Option<&Path>, name: &str, variable: &str) -> Result<PathBuf> {
+pub(super) fn given_or_built(given: Option<&Path>, name: &str, variable: &str) -> Result<PathBuf> {
     given.map_or_else(|| binary(name, variable), |path| Ok(path.to_owned()))
 }
 
