@@ -6,7 +6,7 @@ SECONDS := 600
 TOOLS := $(CURDIR)/.tidegate/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-.PHONY: help run build test peers compare compare-routing growth capacity routing routing-live lint scenario soak fuzz needs-build needs-test needs-deny
+.PHONY: help run build test peers compare compare-routing growth capacity routing routing-live simulate tracking lint scenario soak fuzz needs-build needs-test needs-deny
 
 help:
 	@echo 'make run [ENGINE=fake]   build, fetch a small model, start the gateway on 127.0.0.1:8080'
@@ -20,6 +20,8 @@ help:
 	@echo 'make capacity            estimated capacity beside the true one, our gateway before stand-in workers'
 	@echo 'make routing [TRACES=..] our choice of workers beside others, in virtual time'
 	@echo 'make routing-live        the same fleet in real time, our gateway before stand-in workers'
+	@echo 'make simulate [TRACES=..]  what scaling policies cost and how late they are, in virtual time'
+	@echo 'make tracking            the real gateway beside the simulator, durations divided by 20'
 	@echo 'make scenario            a real trace at 1x, 3x, 0.3x and silence against local workers'
 	@echo 'make fuzz [SECONDS=600]  each fuzz target that long'
 	@echo 'make soak                what must hold under faults and in bulk, whole; takes long'
@@ -75,6 +77,15 @@ routing: needs-build
 # Twelve minutes: the gateway and nine workers, slowed down so that two cores keep up.
 routing-live: build
 	target/release/loadtest routing --live $(if $(TRACES),--traces $(TRACES)) --out docs/results/routing.md
+
+# What scaling policies cost in simulated worlds; with TRACES also on a day of requests. FULL=1: all seeds request by request.
+simulate: needs-build
+	cargo build --release -p loadtest
+	target/release/loadtest scaling $(if $(TRACES),--traces $(TRACES)) $(if $(FULL),--request-seeds 5) --out docs/results/scaling.md
+
+# Ten minutes: the real gateway's fleet beside the simulated one.
+tracking: build
+	target/release/loadtest scenario tracking --out docs/results/tracking.md
 
 soak: build
 	target/release/loadtest soak

@@ -43,6 +43,10 @@ enum Source {
 }
 
 impl NamedLoad {
+    pub fn has_requests(&self) -> bool {
+        matches!(self.source, Source::Requests(_))
+    }
+
     pub fn of(&self, seed: u64) -> Load {
         match &self.source {
             Source::Curve { rates, request } => Load::of_rates(rates, MEAN, *request, seed),

@@ -3,6 +3,7 @@
 
 mod loads;
 mod markets;
+mod pictures;
 mod planners;
 mod play;
 mod report;
@@ -34,6 +35,9 @@ pub struct ScalingCommand {
     /// Leave out the market of several kinds and the one with slow hosts
     #[arg(long)]
     plain: bool,
+    /// Seeds of the runs that go request by request
+    #[arg(long, default_value_t = 1)]
+    request_seeds: u64,
     /// Runs at once
     #[arg(long, default_value_t = 2)]
     at_once: usize,
@@ -54,6 +58,12 @@ impl ScalingCommand {
                     tasks.extend(seeds.map(|seed| Task::plain(load, planned.clone(), seed)));
                 }
             }
+            let mut by_requests = planners::by_requests(load);
+            by_requests.retain(|planned| load.has_requests() && self.wants(planned));
+            for planned in by_requests {
+                let seeds = 1..=self.request_seeds;
+                tasks.extend(seeds.map(|seed| Task::by_requests(load, planned.clone(), seed)));
+            }
             if !self.plain {
                 let tasks_of = |seed| markets::tasks(load, seed);
                 let more = (1..=self.seeds).flat_map(tasks_of);
@@ -61,10 +71,11 @@ impl ScalingCommand {
             }
         }
         let results = play_all(tasks, self.at_once);
-        let report = Report::new(&self, results);
+        let report = Report::new(&self, &results);
         print!("{report}");
         if let Some(out) = &self.out {
             report.write(out)?;
+            pictures::draw(&results, out)?;
             println!("written to {}", out.display());
         }
         Ok(ExitCode::SUCCESS)

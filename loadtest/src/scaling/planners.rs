@@ -152,6 +152,19 @@ pub fn all(load: &NamedLoad) -> Vec<Planned> {
     all
 }
 
+/// Those that are played request by request too.
+pub fn by_requests(load: &NamedLoad) -> Vec<Planned> {
+    let names = [
+        "ours",
+        "Vast-like, u 0.9",
+        "Vast-like, u 0.7",
+        "reactive, u 0.7",
+    ];
+    let mut all = all(load);
+    all.retain(|planned| names.contains(&planned.name.as_str()));
+    all
+}
+
 fn oracle(load: &Load) -> Oracle {
     Oracle::new(&load.work, 8, 150, 480)
 }

@@ -4,16 +4,11 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use tidegate::simulate::bound::{
-    FixedFleet, LevelBound, Prices, best_fixed, fractional_usd, level,
-};
-use tidegate::simulate::world::{Run, Scenario, run};
+use tidegate::simulate::report::Bounds;
+use tidegate::simulate::world::{RequestRules, Run, Scenario, Serving, run};
 
 use super::loads::{NamedLoad, WORKERS};
 use super::planners::Planned;
-
-/// Seconds of the level bound's slots.
-pub const SLOT_S: usize = 60;
 
 pub struct Task {
     pub world: String,
@@ -24,6 +19,21 @@ pub struct Task {
 }
 
 impl Task {
+    /// As [`Task::plain`], request by request.
+    pub fn by_requests(load: &NamedLoad, planned: Planned, seed: u64) -> Self {
+        let plain = Self::plain(load, planned, seed);
+        let water = plain.scenario;
+        Self {
+            world: "one kind, request by request".to_owned(),
+            scenario: Box::new(move || {
+                let mut scenario = water();
+                scenario.serving = Serving::Requests(Box::<RequestRules>::default());
+                scenario
+            }),
+            ..plain
+        }
+    }
+
     /// In the market of the aims.
     pub fn plain(load: &NamedLoad, planned: Planned, seed: u64) -> Self {
         let of = load.clone();
@@ -48,10 +58,7 @@ pub struct Played {
     pub planned: Planned,
     pub seed: u64,
     pub run: Run,
-    pub prices: Prices,
-    pub fractional_usd: f64,
-    pub level: LevelBound,
-    pub fixed: FixedFleet,
+    pub bounds: Bounds,
     pub took_s: f64,
 }
 
@@ -99,15 +106,9 @@ fn play(task: Task) -> Played {
     let mut planner = task.planned.planner(&scenario);
     let mut run = run(&scenario, planner.as_mut());
     run.orders = Vec::new();
-    let from = scenario.count_from.as_secs() as usize;
-    let work = &scenario.load.work[from.min(scenario.load.length_s())..];
-    let prices = Prices::of_market(&scenario.kinds, downloads_gb(&scenario));
-    let prices = prices.unwrap_or(Prices::of_kind(&scenario.kinds[0], 0.0));
+    let bounds = Bounds::of(&scenario, task.load.late_share);
     Played {
-        level: level(work, SLOT_S, &prices),
-        fractional_usd: fractional_usd(work, &prices),
-        fixed: best_fixed(work, 10, task.load.late_share, &prices),
-        prices,
+        bounds: bounds.expect("a scenario of ours has machines and a load"),
         world: task.world,
         load: task.load,
         planned: task.planned,
@@ -117,20 +118,12 @@ fn play(task: Task) -> Played {
     }
 }
 
-fn downloads_gb(scenario: &Scenario) -> f64 {
-    let each = scenario
-        .groups
-        .iter()
-        .map(|group| group.image_gb + group.model_gb);
-    each.fold(f64::INFINITY, f64::min)
-}
-
 impl Played {
     pub fn usd(&self) -> f64 {
         self.run.totals.bill.total()
     }
 
     pub fn ratio(&self) -> f64 {
-        self.usd() / self.level.usd
+        self.usd() / self.bounds.level.usd
     }
 }

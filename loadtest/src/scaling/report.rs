@@ -5,10 +5,11 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::Result;
+use tidegate::simulate::report::SLOT_S;
 
-use super::ScalingCommand;
 use super::planners::Kind;
-use super::play::{Played, SLOT_S};
+use super::play::Played;
+use super::{ScalingCommand, pictures};
 use crate::harness::write_document;
 
 pub struct Report {
@@ -54,7 +55,7 @@ impl Figures {
         let bill = &totals.bill;
         let share = |usd: f64| usd / bill.total();
         Self {
-            fractional: bill.total() / played.fractional_usd,
+            fractional: bill.total() / played.bounds.fractional_usd,
             ratio: played.ratio(),
             late: totals.late_share,
             wait_p99_s: totals.wait_p99_s,
@@ -74,11 +75,11 @@ impl Figures {
 }
 
 impl Report {
-    pub fn new(command: &ScalingCommand, played: Vec<Played>) -> Self {
+    pub fn new(command: &ScalingCommand, played: &[Played]) -> Self {
         let mut rows: Vec<Row> = Vec::new();
         let mut places: BTreeMap<(String, String, String), usize> = BTreeMap::new();
         let mut bounds: Vec<String> = Vec::new();
-        for played in &played {
+        for played in played {
             let key = (
                 played.world.clone(),
                 played.load.name.clone(),
@@ -117,7 +118,8 @@ impl Report {
 }
 
 fn bound_of(played: &Played) -> String {
-    let (prices, level, fixed) = (&played.prices, &played.level, &played.fixed);
+    let bounds = &played.bounds;
+    let (prices, level, fixed) = (&bounds.prices, &bounds.level, &bounds.fixed);
     format!(
         "| {} | {} | {:.1} | {:.4} / {:.4} / {:.4} / {:.4} | {:.2} | {:.2} | {:.2} ({} / {} / {}) | {} machines, {:.2}, {:.2}% |",
         played.world,
@@ -128,7 +130,7 @@ fn bound_of(played: &Played) -> String {
         prices.cold_usd,
         prices.restart_usd,
         played.run.totals.work / played.run.totals.seconds.max(1.0) / prices.speed,
-        played.fractional_usd,
+        played.bounds.fractional_usd,
         level.usd,
         level.run_through,
         level.stopped,
@@ -188,7 +190,7 @@ impl fmt::Display for Report {
         writeln!(f, "# Scaling in simulated worlds\n")?;
         writeln!(
             f,
-            "`{}`; production policy, lives of workers and choice of offers in virtual time (`src/simulate/`). Work flows like water here, first in first out, by the second; decisions every 5 s. Seeds 1 to {}: mean, and least and most in brackets. Market: cold start 300 s (log-normal, cv 0.35), 60% of it billed, restart 60 s failing 15%, storage 6% of the price, mean load 8 workers of the first kind. *Late*: work that waited over 10 s.\n",
+            "`{}`; production policy, lives of workers and choice of offers in virtual time (`src/simulate/`). Work flows like water, first in first out, by the second, where *request by request* is not said; decisions every 5 s. Seeds 1 to {}: mean, and least and most in brackets. Market: cold start 300 s (log-normal, cv 0.35), 60% of it billed, restart 60 s failing 15%, storage 6% of the price, mean load 8 workers of the first kind. *Late*: work that waited over 10 s.\n",
             concat!("tidegate ", env!("CARGO_PKG_VERSION")),
             self.seeds,
         )?;
@@ -199,6 +201,9 @@ impl fmt::Display for Report {
             if section != Some((&row.world, &row.load)) {
                 section = Some((&row.world, &row.load));
                 writeln!(f, "\n## {}: {}\n\n{}\n", row.world, row.load, row.what)?;
+                if let Some(picture) = pictures::name_of(&row.world, &row.load) {
+                    writeln!(f, "![ours, seed 1]({picture})\n")?;
+                }
                 writeln!(
                     f,
                     "| policy | cost / level bound | cost / B0 | late, % | wait p99 / most, s | utilisation, % | idle / starts / storage, % of cost | cold starts / restarts | flaps | ready / stopped, mean |\n|---|---|---|---|---|---|---|---|---|---|"
