@@ -6,7 +6,9 @@ use crate::domain::{
     BenchmarkSettings, DemandView, SpeedPrior, Timestamp, Tokens, WaitingView, WorkerPhase,
 };
 use crate::simulate::machines::MachineState;
-use crate::simulate::serving::{Ended, Floor, Machine, MachineLaw, Outcome, Production, Rules};
+use crate::simulate::serving::{
+    Ended, Floor, Machine, MachineLaw, Outcome, Production, Rules, saturated_speed,
+};
 
 use super::fleet::{Fleet, Member, Seat};
 use super::record::{Counted, RequestTotals};
@@ -256,16 +258,10 @@ impl<'a> Requests<'a> {
 }
 
 impl RequestRules {
-    /// Output-equivalent tokens a second of a machine with this law, saturated with requests of the load's mean size.
+    /// Output-equivalent tokens a second of a machine with this law, saturated with the load's requests.
     pub fn speed_of(&self, law: &MachineLaw, scenario: &Scenario) -> f64 {
         let requests = &scenario.load.requests;
-        let count = requests.len().max(1) as f64;
-        let mean = |of: fn(&crate::simulate::load::Arrival) -> u32| {
-            let sum: u64 = requests.iter().map(|request| u64::from(of(request))).sum();
-            (sum as f64 / count).max(1.0)
-        };
-        let (prompt, output) = (mean(|r| r.prompt_tokens), mean(|r| r.output_tokens));
-        law.requests_per_s(prompt, output) * (output + prompt / self.routing.kappa)
+        saturated_speed(law, requests, self.reserve_tokens, self.routing.kappa)
     }
 
     /// The law of a kind, at its speed.
