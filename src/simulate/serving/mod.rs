@@ -26,7 +26,7 @@ pub use crate::simulate::load::Arrival;
 pub use floor::{Floor, Patience, Rules, Tally};
 pub use judge::Watched;
 pub use saturated::saturated;
-pub use worker::{MachineLaw, saturated_speed};
+pub use worker::MachineLaw;
 
 #[derive(Clone, Debug)]
 pub struct Machine {

@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::simulate::load::Arrival;
-
 /// Prompt tokens read in one iteration.
 const CHUNK: u32 = 2_048;
 
@@ -53,45 +51,6 @@ impl MachineLaw {
             + self.per_sequence_s * f64::from(emitting)
             + self.per_kv_token_s * held as f64
             + read / self.prefill_tokens_per_s
-    }
-}
-
-/// Output-equivalent tokens a second of a machine that always has more of these requests than it can take: what its
-/// speed is, found by playing a sample of them.
-pub fn saturated_speed(
-    law: &MachineLaw,
-    requests: &[Arrival],
-    reserve_tokens: u32,
-    kappa: f64,
-) -> f64 {
-    const SAMPLE: usize = 4_000;
-    let every = requests.len().div_ceil(SAMPLE).max(1);
-    let mut worker = ModelledWorker::new(*law);
-    for (id, request) in requests.iter().enumerate().step_by(every) {
-        worker.submit(Job {
-            id,
-            prompt_tokens: request.prompt_tokens,
-            output_tokens: request.output_tokens,
-            reserve_tokens,
-        });
-    }
-    let (mut at_s, mut tokens, mut read) = (0.0, 0.0, 0.0);
-    let mut emissions = Vec::new();
-    // While it has to leave some waiting: what comes after is no longer full.
-    while let Some(took_s) = worker.begin() {
-        if worker.waiting.is_empty() && at_s > 0.0 {
-            break;
-        }
-        at_s += took_s;
-        read += worker.now.read / kappa;
-        worker.end(&mut emissions);
-        tokens += emissions.len() as f64;
-        emissions.clear();
-    }
-    if at_s > 0.0 {
-        (tokens + read) / at_s
-    } else {
-        0.0
     }
 }
 
@@ -154,8 +113,7 @@ pub struct ModelledWorker {
 struct Iteration {
     emitting: u32,
     held: u64,
-    /// Prompt tokens.
-    read: f64,
+    reads: bool,
 }
 
 impl ModelledWorker {
@@ -207,7 +165,7 @@ impl ModelledWorker {
         self.now = Iteration {
             emitting,
             held,
-            read,
+            reads: budget < CHUNK,
         };
         Some(self.law.iteration_s(emitting, held, read) * self.slowness)
     }
@@ -218,7 +176,7 @@ impl ModelledWorker {
     /// What waits stays there meanwhile: what the active ones claim of the cache does not shrink before one ends.
     pub fn steady(&self) -> u32 {
         let active = self.active.len() as u64;
-        if self.now.read > 0.0 || u64::from(self.now.emitting) != active {
+        if self.now.reads || u64::from(self.now.emitting) != active {
             return 0;
         }
         let left = self

@@ -143,6 +143,21 @@ impl Scenario {
         }
     }
 
+    /// The same with the load's requests played one by one on machines whose speed is that of the law; machines know
+    /// their KV cache, as an operator would state it. Without requests in the load it stays as it is.
+    pub fn by_requests(mut self) -> Self {
+        if self.load.requests.is_empty() {
+            return self;
+        }
+        let rules = RequestRules::default();
+        for group in &mut self.groups {
+            group.kv_tokens = Some(rules.law.kv_tokens);
+            group.speed_prior.concurrency = 20;
+        }
+        self.serving = Serving::Requests(Box::new(rules));
+        self
+    }
+
     /// What is before only teaches.
     pub fn counting_from(mut self, from: Duration) -> Self {
         self.count_from = from;

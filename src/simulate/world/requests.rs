@@ -5,9 +5,10 @@
 use crate::domain::{
     BenchmarkSettings, DemandView, SpeedPrior, Timestamp, Tokens, WaitingView, WorkerPhase,
 };
+use crate::simulate::load::Arrival;
 use crate::simulate::machines::MachineState;
 use crate::simulate::serving::{
-    Ended, Floor, Machine, MachineLaw, Outcome, Production, Rules, saturated_speed,
+    Ended, Floor, Machine, MachineLaw, Outcome, Production, Rules, saturated,
 };
 
 use super::fleet::{Fleet, Member, Seat};
@@ -17,6 +18,8 @@ use super::{RequestRules, Scenario};
 /// What counts as a prompt answer and as a fluent one.
 const TTFT_S: f64 = 2.0;
 const TPOT_S: f64 = 0.1;
+/// Requests by which a machine's speed is found.
+const SAMPLE: usize = 4_000;
 
 pub(super) struct Requests<'a> {
     scenario: &'a Scenario,
@@ -261,7 +264,9 @@ impl RequestRules {
     /// Output-equivalent tokens a second of a machine with this law, saturated with the load's requests.
     pub fn speed_of(&self, law: &MachineLaw, scenario: &Scenario) -> f64 {
         let requests = &scenario.load.requests;
-        saturated_speed(law, requests, self.reserve_tokens, self.routing.kappa)
+        let every = requests.len().div_ceil(SAMPLE).max(1);
+        let sample: Vec<Arrival> = requests.iter().step_by(every).copied().collect();
+        saturated(*law, &sample, self.routing.kappa)
     }
 
     /// The law of a kind, at its speed.
