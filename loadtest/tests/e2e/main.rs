@@ -19,6 +19,7 @@ mod passthrough;
 mod protocols;
 mod real_model;
 mod routes;
+mod simulate;
 mod soak;
 mod streaming;
 mod support;

@@ -145,17 +145,19 @@ fn a_failed_restart_is_seen_and_ordered_again() {
 
 #[test]
 fn machines_that_are_lost_are_replaced_and_counted() {
-    let run = run(&varied(steady(100.0, 150_000), 5), &mut Keep(4));
+    let mut scenario = varied(steady(100.0, 60_000), 5);
+    scenario.tick = Duration::from_secs(20);
+    let run = run(&scenario, &mut Keep(4));
     let totals = &run.totals;
-    assert!(totals.preemptions > 8, "{totals:?}");
-    assert!(totals.failures > 2, "{totals:?}");
+    assert!(totals.preemptions > 3, "{totals:?}");
+    assert!(totals.failures > 0, "{totals:?}");
     assert!(totals.ready_mean > 3.5, "{totals:?}");
 }
 
 #[test]
 fn whoever_knows_the_machines_pays_less_for_its_tokens() {
     let dear = |chooser| {
-        let mut scenario = varied(steady(1_000.0, 40_000), 2);
+        let mut scenario = varied(steady(1_000.0, 20_000), 2);
         scenario.tick = Duration::from_secs(20);
         scenario.offers.interruptible = Interruptible::Never;
         scenario.chooser = chooser;
@@ -174,7 +176,8 @@ fn the_production_policy_keeps_up_with_a_day_that_swells_and_ebbs() {
         requests: Vec::new(),
         work: (0..172_800).map(wave).collect(),
     };
-    let scenario = Scenario::of_aims(load, 8.0, 1).counting_from(Duration::from_secs(86_400));
+    let mut scenario = Scenario::of_aims(load, 8.0, 1).counting_from(Duration::from_secs(86_400));
+    scenario.tick = Duration::from_secs(20);
     let run = run(&scenario, &mut Production::new(&scenario.scaling));
     let prices = Prices::of_kind(&scenario.kinds[0], 0.0);
     let bound = level(&scenario.load.work[86_400..], 60, &prices);
@@ -207,11 +210,11 @@ fn by_requests(mut scenario: Scenario) -> Scenario {
 
 #[test]
 fn every_request_is_served_once_whatever_becomes_of_the_machines() {
-    let mut scenario = by_requests(varied(requests(3.0, 20_000.0, 1), 3));
+    let mut scenario = by_requests(varied(requests(3.0, 8_000.0, 1), 3));
     for kind in &mut scenario.kinds {
-        kind.failures.mtbf_h = 2.0;
+        kind.failures.mtbf_h = 1.2;
     }
-    let run = run(&scenario, &mut Keep(6));
+    let run = run(&scenario, &mut Keep(9));
     let totals = run.totals.requests.expect("requests");
     assert!(
         run.totals.preemptions + run.totals.failures > 5,
@@ -231,7 +234,7 @@ fn every_request_is_served_once_whatever_becomes_of_the_machines() {
 
 #[test]
 fn requests_cost_about_what_water_does() {
-    let scenario = Scenario::of_aims(requests(4.0, 20_000.0, 1), 6.0, 1);
+    let scenario = Scenario::of_aims(requests(4.0, 6_000.0, 1), 6.0, 1);
     let keep = || Keep(8);
     let water = run(&scenario, &mut keep()).totals;
     let real = run(&by_requests(scenario), &mut keep()).totals;
