@@ -14,10 +14,10 @@ pub struct Claim {
     passes_on: bool,
     /// The worker has begun to answer.
     counted: bool,
-    /// When the prompt was sent, until its first token; `None` too where nobody sees that.
-    unread_since: Option<Timestamp>,
-    /// Tokens counted as held in the worker's KV cache.
-    resident: u64,
+    /// Its tokens are counted as held in the worker's KV cache.
+    resident: bool,
+    /// When the prompt was sent, in ms, until its first token; 0 afterwards and where nobody sees that.
+    unread_since_ms: u64,
     /// Whose place it is, where places are counted by client.
     client: Option<ClientKey>,
 }
@@ -39,15 +39,15 @@ impl Claim {
             hold,
             passes_on: true,
             counted: false,
-            unread_since: None,
-            resident: 0,
+            resident: false,
+            unread_since_ms: 0,
             client: is_counted.then(|| client.clone()),
         };
         if claim.hold.is_unseen() {
             claim.prompt_is_read();
         } else {
-            claim.unread_since = claim.endpoint.reviewed_at();
-            if let Some(since) = claim.unread_since {
+            if let Some(since) = claim.endpoint.reviewed_at() {
+                claim.unread_since_ms = since.as_millis();
                 claim.worker.meter.prompt_sent(since);
             }
         }
@@ -57,13 +57,16 @@ impl Claim {
     fn prompt_is_read(&mut self) {
         let meter = &self.worker.meter;
         meter.prompt_read(self.hold.prompt_tokens());
-        self.resident = self.hold.resident();
-        meter.held(self.resident);
+        if !std::mem::replace(&mut self.resident, true) {
+            meter.held(self.hold.resident());
+        }
     }
 
     fn prompt_left(&mut self) {
-        if let Some(since) = self.unread_since.take() {
-            self.worker.meter.prompt_left(since);
+        let since_ms = std::mem::take(&mut self.unread_since_ms);
+        if since_ms > 0 {
+            let sent_at = Timestamp::from_millis(since_ms);
+            self.worker.meter.prompt_left(sent_at);
         }
     }
 
@@ -98,9 +101,8 @@ impl Claim {
     pub fn produced(&mut self, tokens: u32) {
         let progress = self.hold.produced(tokens);
         self.took(progress);
-        if !self.hold.is_unseen() {
+        if self.resident && !self.hold.is_unseen() {
             self.worker.meter.held(u64::from(tokens));
-            self.resident += u64::from(tokens);
         }
     }
 
@@ -129,7 +131,9 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.prompt_left();
-        self.worker.meter.freed(self.resident);
+        if self.resident {
+            self.worker.meter.freed(self.hold.resident());
+        }
         let scan = &self.worker.scan;
         scan.kv_freed(self.hold.kv());
         scan.prompt_read(self.hold.prompt());

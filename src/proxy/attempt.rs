@@ -101,16 +101,8 @@ impl Gateway {
     }
 
     fn meter(&self, request: &Request, worker: &Arc<Worker>, exchange: &Exchange) -> AnswerMeter {
-        AnswerMeter::new(
-            &self.metrics,
-            &request.endpoint,
-            worker,
-            request.call.streamed,
-            request.received_at,
-            &request.record,
-            exchange.answer.output_tokens(),
-            request.predicted.prompt_tokens,
-        )
+        let before = exchange.answer.output_tokens();
+        AnswerMeter::new(&self.metrics, request, worker, before)
     }
 
     async fn ask(

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::Record;
-use crate::fleet::{EndpointFleet, Worker};
+use super::understand::Request;
+use crate::fleet::Worker;
 use crate::telemetry::Metrics;
 
 /// The first gaps of a stream tell of prefill, not of decoding.
@@ -29,34 +30,31 @@ pub(super) struct AnswerMeter {
 }
 
 impl AnswerMeter {
-    /// `received_at` is when the request had been read.
+    /// `before`: tokens that the client has from the workers that had the stream before.
     pub(super) fn new(
         metrics: &Metrics,
-        endpoint: &EndpointFleet,
+        request: &Request,
         worker: &Arc<Worker>,
-        streamed: bool,
-        received_at: Instant,
-        record: &Record,
         before: u32,
-        predicted_prompt: f64,
     ) -> Self {
-        let name = endpoint.name.as_str();
+        let name = request.endpoint.name.as_str();
+        let streamed = request.call.streamed;
         if !streamed {
             worker.meter.decode_started();
         }
         Self {
             worker: Arc::clone(worker),
-            record: record.clone(),
+            record: request.record.clone(),
             inter_token: metrics.inter_token_seconds.with_label_values(&[name]),
             ttft: metrics.ttft_seconds.with_label_values(&[name]),
-            received_at,
+            received_at: request.received_at,
             streamed,
             last: None,
             events: 0,
             stalled: false,
             tokens: 0,
             before,
-            predicted_prompt,
+            predicted_prompt: request.predicted.prompt_tokens,
         }
     }
 

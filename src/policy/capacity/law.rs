@@ -101,11 +101,10 @@ impl LawEstimate {
     }
 
     fn doubt(&mut self, level_sd: f64, shape: f64) {
-        for i in 0..PARTS {
-            for j in 0..PARTS {
-                self.covariance[i][j] += level_sd.powi(2) * self.parts[i] * self.parts[j];
-            }
-            self.covariance[i][i] += (shape * PRIOR_SHAPE_SD[i] * self.parts[i]).powi(2);
+        let parts = self.parts;
+        self.add_outer(level_sd.powi(2), parts);
+        for (i, sd) in PRIOR_SHAPE_SD.iter().enumerate() {
+            self.covariance[i][i] += (shape * sd * parts[i]).powi(2);
         }
     }
 
@@ -173,11 +172,7 @@ impl LawEstimate {
     /// All parts together may have become slower or faster since the last second.
     fn drift(&mut self, weight: f64) {
         let variance = LEVEL_PACE.powi(2) * self.noise * weight;
-        for i in 0..PARTS {
-            for j in 0..PARTS {
-                self.covariance[i][j] += variance * self.parts[i] * self.parts[j];
-            }
-        }
+        self.add_outer(variance, self.parts);
     }
 
     /// What the second tells of is known a little less; the rest as well as before.
@@ -188,9 +183,14 @@ impl LawEstimate {
             return;
         }
         let more = weight * (1.0 / SHAPE_KEEP - 1.0) / variance;
-        for i in 0..PARTS {
-            for j in 0..PARTS {
-                self.covariance[i][j] += more * along[i] * along[j];
+        self.add_outer(more, along);
+    }
+
+    /// Adds `factor * along along'` to the covariance.
+    fn add_outer(&mut self, factor: f64, along: Vector) {
+        for (row, a) in self.covariance.iter_mut().zip(along) {
+            for (entry, b) in row.iter_mut().zip(along) {
+                *entry += factor * a * b;
             }
         }
     }
@@ -201,13 +201,10 @@ impl LawEstimate {
         let variance = dot(told, along).max(0.0) + noise;
         let most = huber * variance.sqrt();
         let cut = surprise.clamp(-most, most);
-        let gain = along.map(|part| part / variance);
-        for i in 0..PARTS {
-            self.parts[i] += gain[i] * cut;
-            for j in 0..PARTS {
-                self.covariance[i][j] -= gain[i] * along[j];
-            }
+        for (part, a) in self.parts.iter_mut().zip(along) {
+            *part += a / variance * cut;
         }
+        self.add_outer(-1.0 / variance, along);
         self.keep_sane();
         cut
     }

@@ -57,8 +57,10 @@ fn machine(law: MachineLaw, stated: f64) -> Machine {
 }
 
 fn scenario(machines: Vec<Machine>, seed: u64) -> Scenario {
-    let mut settings = RoutingSettings::default();
-    settings.kappa = KAPPA;
+    let settings = RoutingSettings {
+        kappa: KAPPA,
+        ..RoutingSettings::default()
+    };
     Scenario {
         machines,
         settings,
