@@ -152,6 +152,50 @@ fn steady_load_never_flaps() {
     }
 }
 
+/// Nothing is set: shares and pool are learned.
+fn learning(length: Duration) -> Scenario {
+    let mut world = scenario(length);
+    world.settings.target_util = None;
+    world.settings.cold_mult = None;
+    world.tick = Duration::from_secs(5);
+    world
+}
+
+#[test]
+fn steady_load_ends_in_no_actions_where_all_is_learned() {
+    let mut rng = SplitMix(43);
+    for _ in 0..8 {
+        let load = 1.0 + rng.unit() * 1500.0;
+        let mut world = learning(32 * HOUR);
+        world.tick = Duration::from_secs(20);
+        let result = checked(&world, |_| load);
+        // What was believed of the load before it was seen fades within a day.
+        let late = result.between(28.0 * 3600.0, 1e9);
+        assert!(late.is_empty(), "load {load}: {late:#?}");
+        let end = result.at(32.0 * 3600.0);
+        assert!(end.ready_capacity >= load * 0.999, "{end:?} for {load}");
+        let spare = (end.ready_capacity - 1.1 * load) / (3.0 * SPEED);
+        assert!(spare < 1.0, "{end:?} for {load}");
+        assert!(end.backlog < 1.0);
+    }
+}
+
+#[test]
+fn a_full_load_out_of_nothing_is_not_answered_with_a_multiple_of_it() {
+    for learns in [true, false] {
+        let mut world = learning(HOUR);
+        world.groups.truncate(1);
+        world.groups[0].boot = Duration::from_secs(300);
+        if !learns {
+            (world.settings.target_util, world.settings.cold_mult) = (Some(0.85), Some(1.0));
+        }
+        let result = checked(&world, |_| 1000.0);
+        let rented = result.count(|action| matches!(action, ScalingAction::Rent { .. }));
+        assert!((11..=18).contains(&rented), "{rented} where {learns}");
+        assert!(result.at(1500.0).backlog < 1.0, "{:?}", result.at(1500.0));
+    }
+}
+
 #[test]
 fn requests_at_random_moments_move_the_last_worker_only_now_and_then() {
     let world = scenario(4 * HOUR);

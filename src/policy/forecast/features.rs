@@ -22,10 +22,9 @@ pub(super) struct Features {
 impl Features {
     pub fn push(&mut self, load: f64) {
         self.bins = self.bins.saturating_add(1);
-        // While young each is the mean of what there was.
-        let young = 1.0 / f64::from(self.bins);
-        for (smoothed, tau) in self.smoothed.iter_mut().zip(TAU_BINS) {
-            *smoothed += (1.0 - (-1.0 / tau).exp()).max(young) * (load - *smoothed);
+        let shares = TAU_BINS.map(|tau| self.newest_share(tau));
+        for (smoothed, share) in self.smoothed.iter_mut().zip(shares) {
+            *smoothed += share * (load - *smoothed);
         }
     }
 
@@ -35,6 +34,22 @@ impl Features {
         x[6] = self.calm().sqrt();
         x[7] = (self.smoothed[MINUTE] - self.calm()).abs();
         x.map(|figure| figure as f32)
+    }
+
+    /// How each moves with the load of the newest bin.
+    pub fn slopes(&self) -> [f64; FEATURES] {
+        let of = |tau: f64| self.newest_share(tau);
+        let mut slopes = [0.0; FEATURES];
+        slopes[..6].copy_from_slice(&TAU_BINS.map(of));
+        slopes[6] = slopes[CALM] / (2.0 * self.calm().sqrt()).max(1e-3);
+        slopes[7] =
+            (slopes[MINUTE] - slopes[CALM]) * (self.smoothed[MINUTE] - self.calm()).signum();
+        slopes
+    }
+
+    /// While young each is the mean of what there was.
+    fn newest_share(&self, tau: f64) -> f64 {
+        (1.0 - (-1.0 / tau).exp()).max(1.0 / f64::from(self.bins.max(1)))
     }
 
     /// Over ten minutes.

@@ -224,7 +224,10 @@ impl Forecast {
 
     fn level(&self) -> f64 {
         let told = self.regression.tell(&self.features.vector());
-        self.features.clip(told)
+        // Whatever the regression has learned, more work in the newest bin is no reason to expect less.
+        let newest = self.recent.back().map_or(0.0, |load| f64::from(*load));
+        let slope = self.regression.slope(&self.features.slopes());
+        self.features.clip(told - slope.min(0.0) * newest)
     }
 
     fn sigma(&self, level: f64) -> f64 {

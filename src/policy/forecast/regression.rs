@@ -40,6 +40,12 @@ impl Regression {
         terms.map(|(weight, x)| weight * f64::from(*x)).sum()
     }
 
+    /// By how much it tells more for a little more load, given how each feature moves with it.
+    pub fn slope(&self, slopes: &[f64; FEATURES]) -> f64 {
+        let terms = self.weights.iter().zip(slopes);
+        terms.map(|(weight, slope)| weight * slope).sum()
+    }
+
     /// `need` is what came of `x`, for which `expected` was foretold.
     pub fn learn(&mut self, x: &[f32; FEATURES], need: f64, expected: f64, fade: f64) {
         let importance = 1.0 / (WEIGHT_FLOOR + expected.max(0.0));

@@ -66,13 +66,13 @@ pub(super) fn rentable<'a>(
 /// Brings the running capacity up to what is wanted, as far as possible: first with what serves soonest, though slower
 /// starts may be under way, then with what else there is.
 pub(super) fn cover<'a>(stock: &mut Stock<'a>, need: &Need, rentable: &[Rentable<'a>]) {
-    while let Some(reason) = shortage(stock, need, stock.soon()) {
+    while let Some(reason) = shortage(stock, need, need.wanted, stock.soon()) {
         if !(cancel_newest_drain(stock, &reason) || restart(stock, false, &reason)) {
             break;
         }
     }
-    while let Some(reason) = shortage(stock, need, stock.running()) {
-        let missing = need.wanted - stock.running();
+    while let Some(reason) = shortage(stock, need, need.wanted_cold, stock.running()) {
+        let missing = need.wanted_cold - stock.running();
         if !(rent(stock, rentable, missing, &reason) || restart(stock, true, &reason)) {
             break;
         }
@@ -114,17 +114,17 @@ pub fn is_wanting(inputs: &ScalingInputs, plan: &ScalingPlan, settings: &Scaling
     none || is_short(stock.running(), plan.wanted.0) || !prepared
 }
 
-fn shortage(stock: &Stock, need: &Need, have: f64) -> Option<Reason> {
+fn shortage(stock: &Stock, need: &Need, wanted: f64, have: f64) -> Option<Reason> {
     let none = stock.count(is_running) == 0;
     if none && need.waiting > 0 {
         return Some(Reason::RequestsWaitAtZero {
             waiting: need.waiting,
         });
     }
-    let short = is_short(have, need.wanted) || (none && need.at_least_one);
+    let short = is_short(have, wanted) || (none && need.at_least_one);
     short.then_some(Reason::CapacityBelowWanted {
         have: tps(have),
-        wanted: tps(need.wanted),
+        wanted: tps(wanted),
     })
 }
 

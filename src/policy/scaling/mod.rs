@@ -123,6 +123,8 @@ struct Need {
     /// The load that it is made for, the backlog's share included.
     load: TokensPerSecond,
     wanted: f64,
+    /// The part of it that a cold start could still help.
+    wanted_cold: f64,
     prepared_wanted: f64,
     waiting: usize,
     /// There was demand recently: a lost last worker is replaced.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::supply::{Stock, sane};
 use super::{Need, ScalingInputs, ScalingMemory, StartOutlook, keep};
-use crate::domain::{ScalingSettings, Timestamp, TokensPerSecond};
+use crate::domain::{LoadForecast, ScalingSettings, Timestamp, TokensPerSecond};
 use crate::policy::forecast::Pace;
 
 /// What waits is to be worked off within this many times the start of the worker that helps, at least: sooner would take
 /// a fleet that has nothing to do when it is there.
-const BACKLOG_STARTS: f64 = 1.25;
+const BACKLOG_STARTS: f64 = 2.0;
 /// Share of the surprise that the pool covers beside the growth.
 const POOL_SURPRISE: f64 = 0.5;
 
@@ -102,50 +102,48 @@ impl ScalingMemory {
             Some(_) => self.demand.load().0,
             None => expected.need.0,
         };
-        let backlog = backlog(inputs, stock, typical, load, settings);
+        let backlog = Backlog::new(inputs, settings);
+        let starts = &typical.starts;
+        let soonest = match stock.has_restartable() {
+            true => starts.restart,
+            false => starts.cold,
+        };
+        let extra = backlog.left_by(stock, load, soonest);
+        let awake = !(idle || inputs.removed);
         // A smoothed load never quite reaches zero; only silence does.
-        let wanted = if idle || inputs.removed {
-            0.0
-        } else {
-            let min_load = sane(settings.min_load.0);
-            match settings.target_util {
-                Some(share) => (load + backlog).max(min_load) / share.clamp(0.01, 1.0),
-                None => {
-                    let covered = expected.need.0 + expected.surprise.0;
-                    (covered.max(expected.lasting.0) + backlog).max(min_load)
-                }
-            }
+        let wanted_with = |extra: f64| match awake {
+            true => running(load, extra, &expected, settings),
+            false => 0.0,
         };
+        let wanted = wanted_with(extra);
+        let wanted_cold = wanted_with(backlog.left_by(stock, load, starts.cold).min(extra));
         let pool = match settings.cold_mult {
-            Some(times) => wanted * sane(times).max(1.0),
-            None if idle || inputs.removed => 0.0,
+            Some(times) => wanted_cold * sane(times).max(1.0),
+            None if !awake => 0.0,
             // The surprise of the next minute is half a sign of more to come.
-            None => (expected.pool.0 + POOL_SURPRISE * expected.surprise.0).max(wanted),
+            None => (expected.pool.0 + POOL_SURPRISE * expected.surprise.0).max(wanted_cold),
         };
-        let floor = if inputs.removed {
-            0.0
-        } else {
-            sane(settings.min_cold_load.0)
+        let floor = match inputs.removed {
+            true => 0.0,
+            false => sane(settings.min_cold_load.0),
         };
         let prepared_wanted = pool.max(floor);
         // A machine that does not come back when asked is no reserve: what the pool is for must run.
-        let one_horizon = settings.target_util.is_none()
-            && typical.starts.restart_fails > keep::RESTARTS_FAIL_MOST;
-        let wanted = if one_horizon && !idle {
-            prepared_wanted
-        } else {
-            wanted
-        };
-        self.wanted.push(
-            wanted,
-            keep::STOP_LATEST.max(settings.scale_down_delay),
-            now,
-        );
+        let one_horizon = awake
+            && settings.target_util.is_none()
+            && starts.restart_fails > keep::RESTARTS_FAIL_MOST;
+        let least = if one_horizon { prepared_wanted } else { 0.0 };
+        let (wanted, wanted_cold) = (wanted.max(least), wanted_cold.max(least));
+        // While something waits, who works it off is no surplus.
+        let needed = wanted_with(backlog.whole(soonest)).max(wanted);
+        let longest = keep::STOP_LATEST.max(settings.scale_down_delay);
+        self.wanted.push(needed, longest, now);
         let longest = keep::DESTROY_LATEST.max(settings.scale_down_delay);
         self.prepared.push(prepared_wanted, longest, now);
         Need {
-            load: TokensPerSecond(load + backlog),
+            load: TokensPerSecond(load + extra),
             wanted,
+            wanted_cold,
             prepared_wanted,
             waiting,
             at_least_one: !idle && (last_active.is_some() || waiting > 0),
@@ -155,24 +153,45 @@ impl ScalingMemory {
     }
 }
 
-/// The extra load of working off what waits, as far as the capacity that is there and coming does not work it off before
-/// a worker that is ordered now could.
-fn backlog(
-    inputs: &ScalingInputs,
-    stock: &Stock,
-    typical: &Typical,
-    load: f64,
-    settings: &ScalingSettings,
-) -> f64 {
-    let waits = sane(inputs.snapshot.waiting.cost.0);
-    let starts = &typical.starts;
-    let start = if stock.has_restartable() {
-        starts.restart
-    } else {
-        starts.cold
-    };
-    let start_s = start.as_secs_f64();
-    let left = (waits - stock.done_beyond(load, start_s)).max(0.0);
-    let within = settings.drain_backlog_within.as_secs_f64();
-    left / within.max(BACKLOG_STARTS * start_s).max(0.001)
+/// Running capacity for a load and the extra load of working off what waits.
+fn running(load: f64, extra: f64, expected: &LoadForecast, settings: &ScalingSettings) -> f64 {
+    let min_load = sane(settings.min_load.0);
+    match settings.target_util {
+        Some(share) => load.max(min_load) / share.clamp(0.01, 1.0) + extra,
+        None => {
+            let covered = expected.need.0 + expected.surprise.0;
+            (covered.max(expected.lasting.0) + extra).max(min_load)
+        }
+    }
+}
+
+/// What waits, as the extra load of working it off.
+struct Backlog {
+    waits: f64,
+    within_s: f64,
+}
+
+impl Backlog {
+    fn new(inputs: &ScalingInputs, settings: &ScalingSettings) -> Self {
+        Self {
+            waits: sane(inputs.snapshot.waiting.cost.0),
+            within_s: settings.drain_backlog_within.as_secs_f64(),
+        }
+    }
+
+    /// As far as the capacity that is there and coming does not work it off before a worker could whose start takes so
+    /// long.
+    fn left_by(&self, stock: &Stock, load: f64, start: Duration) -> f64 {
+        let left = self.waits - stock.done_beyond(load, start.as_secs_f64());
+        left.max(0.0) / self.within(start)
+    }
+
+    fn whole(&self, start: Duration) -> f64 {
+        self.waits / self.within(start)
+    }
+
+    fn within(&self, start: Duration) -> f64 {
+        let start_s = BACKLOG_STARTS * start.as_secs_f64();
+        self.within_s.max(start_s).max(0.001)
+    }
 }

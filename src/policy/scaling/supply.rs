@@ -31,6 +31,8 @@ pub(super) struct Slot<'a> {
     pub starts: StartOutlook,
     /// Seconds until it serves, if it is starting.
     pub starts_in_s: f64,
+    /// This plan has an order for it.
+    pub ordered: bool,
     /// It was stopped before it started.
     pub restarts: bool,
     /// It will serve as soon as a restart ordered now could: nothing quicker can be had.
@@ -182,6 +184,7 @@ impl<'a> Stock<'a> {
             phase: WorkerPhase::Starting,
             starts: StartOutlook::default(),
             starts_in_s: f64::MAX,
+            ordered: true,
             restarts: false,
             is_near: false,
             failed_at: None,
@@ -235,6 +238,7 @@ impl<'a> Stock<'a> {
     ) {
         if let Some(view) = self.slots[index].view {
             self.slots[index].phase = phase;
+            self.slots[index].ordered = true;
             self.push(action(view), reason);
         }
     }
@@ -243,12 +247,12 @@ impl<'a> Stock<'a> {
         self.actions.push(PlannedAction { action, reason });
     }
 
-    /// Existing workers that `wanted` accepts, those to let go first in front: dearest for their speed, then least
+    /// Existing workers without an order yet that `wanted` accepts, those to let go first in front: dearest for their speed, then least
     /// outstanding work, then by id.
     pub fn worst_first(&self, wanted: impl Fn(&Slot) -> bool) -> Vec<usize> {
         let mut found: Vec<(usize, &Slot, &WorkerView)> = Vec::new();
         for (index, slot) in self.slots.iter().enumerate() {
-            if let Some(view) = slot.view.filter(|_| wanted(slot)) {
+            if let Some(view) = slot.view.filter(|_| !slot.ordered && wanted(slot)) {
                 found.push((index, slot, view));
             }
         }
@@ -298,6 +302,7 @@ impl<'a> Slot<'a> {
             phase: view.phase,
             starts: starts.clone(),
             starts_in_s,
+            ordered: false,
             restarts: since.is_some(),
             is_near: since.is_some() || starts_in_s <= restart_s,
             failed_at: restarted_at.filter(|_| !starting),

@@ -27,6 +27,7 @@ fn settings() -> ScalingSettings {
 }
 
 /// A fleet of workers that each do 100 tokens a second, seen once a second under a constant load.
+#[derive(Clone, Debug)]
 pub(super) struct Fleet {
     pub(super) inputs: ScalingInputs,
     pub(super) memory: ScalingMemory,
@@ -222,12 +223,12 @@ fn a_backlog_is_left_to_who_works_it_off_before_anyone_ordered_now_could_help() 
     // A new worker takes 240 s, and the one that is there does 24,000 tokens until then.
     let waiting = |cost| Fleet::new(&[Ready]).waiting(40, cost).after(0.0, 0);
     waiting(23_000.0).expect(&[]);
-    // 66,000 are left then. Within as long again and a quarter that is 220 a second, / 0.8 = 275.
-    waiting(90_000.0).expect(&["rent cheap", "rent cheap"]);
-    let starting = Fleet::new(&[Ready, Starting, Starting]).waiting(40, 90_000.0);
+    // 126,000 are left then. Within twice as long that is 262 a second.
+    waiting(150_000.0).expect(&["rent cheap", "rent cheap"]);
+    let starting = Fleet::new(&[Ready, Starting, Starting]).waiting(40, 150_000.0);
     starting.after(0.0, 0).expect(&[]);
     // A stopped one is back within a minute.
-    let stopped = Fleet::new(&[Ready, Stopped]).waiting(40, 18_000.0);
+    let stopped = Fleet::new(&[Ready, Stopped]).waiting(40, 24_000.0);
     stopped.after(0.0, 0).expect(&["restart w1"]);
 }
 
@@ -552,7 +553,7 @@ fn a_group_whose_workers_fail_is_retried_ever_more_rarely_and_another_is_used_me
 
 #[test]
 fn a_group_that_works_again_is_trusted_again() {
-    let mut fleet = Fleet::new(&[Ready]).waiting(1, 60_000.0).after(0.0, 0);
+    let mut fleet = Fleet::new(&[Ready]).waiting(1, 90_000.0).after(0.0, 0);
     for failures in 1..=8 {
         fleet.inputs.groups[1].failures_total = failures;
         fleet = fleet.after(0.0, 60);
@@ -570,7 +571,7 @@ fn a_group_that_works_again_is_trusted_again() {
 fn after_failures_only_part_of_a_fleet_is_started_at_once() {
     let mut fleet = Fleet::new(&[]);
     fleet.inputs.groups.remove(0);
-    let mut fleet = fleet.waiting(90, 192_000.0).after(0.0, 0);
+    let mut fleet = fleet.waiting(90, 384_000.0).after(0.0, 0);
     fleet.expect(&["rent cheap"; 8]);
     fleet.inputs.groups[0].failures_total = 8;
     let fleet = fleet.after(0.0, 5);
