@@ -6,6 +6,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+/// A load average that more than the shell brings about.
+const BUSY: f64 = 1.0;
+
 const PROXY_CPU: &str = "0";
 const LOAD_CPU: &str = "1";
 
@@ -93,6 +96,15 @@ impl Machine {
 
     pub fn ended(&mut self) {
         self.load_after = load_average();
+    }
+
+    /// A paragraph for whoever reads figures from a machine that had other work when the run began.
+    pub fn caution(&self) -> &'static str {
+        if self.load_before > BUSY {
+            "**A trial, not a result**: this machine had other work. Delays are of no use, and single figures of little.\n\n"
+        } else {
+            ""
+        }
     }
 }
 

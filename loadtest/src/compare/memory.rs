@@ -15,7 +15,7 @@ use crate::harness::wait_until;
 
 /// Streams that begin in a second.
 const OPENED_PER_SECOND: f64 = 1_000.0;
-/// For the streams of one step to be open; what is open then is what is measured.
+/// For what a peer does before and after the streams.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Buffers are filled and let go of in this time.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -26,23 +26,43 @@ pub(super) struct Pace {
     answer: Answer,
 }
 
-/// A first token, and then an engine that thinks; and a token each second.
-pub(super) const PACES: [Pace; 2] = [
-    Pace {
-        name: "idle",
-        answer: Answer::Stream {
-            tokens: 2,
-            gap: Duration::from_secs(3_600),
-        },
+/// A first token, and then an engine that thinks.
+const IDLE: Pace = Pace {
+    name: "idle",
+    answer: Answer::Stream {
+        tokens: 2,
+        gap: Duration::from_secs(3_600),
     },
-    Pace {
-        name: "active",
-        answer: Answer::Stream {
-            tokens: 3_600,
-            gap: Duration::from_secs(1),
-        },
+};
+
+/// A token each second.
+const ACTIVE: Pace = Pace {
+    name: "active",
+    answer: Answer::Stream {
+        tokens: 3_600,
+        gap: Duration::from_secs(1),
     },
-];
+};
+
+/// How many streams there are, one count after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Steps {
+    pub paces: &'static [Pace],
+    counts: &'static [usize],
+    /// For the streams of one step to be open; what is open then is what is measured.
+    patience: Duration,
+}
+
+pub(super) const WHOLE: Steps = Steps {
+    paces: &[IDLE, ACTIVE],
+    counts: &[100, 1_000, 9_000],
+    patience: Duration::from_secs(45),
+};
+pub(super) const QUICK: Steps = Steps {
+    paces: &[ACTIVE],
+    counts: &[1_000],
+    patience: Duration::from_secs(10),
+};
 
 impl Pace {
     fn case(self, clients: usize) -> Case {
@@ -54,11 +74,11 @@ impl Pace {
     }
 }
 
-/// A fresh one, with more and more streams: `steps` are how many in all.
+/// A fresh one, with more and more streams.
 pub(super) async fn measure(
     recipe: &'static Recipe,
     pace: Pace,
-    steps: &[usize],
+    steps: Steps,
     workers: &Workers,
     pinning: Pinning,
 ) -> Result<Vec<Memory>> {
@@ -66,12 +86,12 @@ pub(super) async fn measure(
     warm(&subject).await?;
     let base_kb = subject.resident_kb()?;
     let (mut loads, mut found) = (Vec::new(), Vec::new());
-    for &streams in steps {
+    for &streams in steps.counts {
         let more = streams - loads.iter().map(Load::clients).sum::<usize>();
         let opening = Duration::from_secs_f64(more as f64 / OPENED_PER_SECOND);
         loads.push(Load::start_over(pace.case(more), &subject.ports, opening));
         let all_open = || std::future::ready(workers.open_streams() >= streams);
-        wait_until(opening + PATIENCE, all_open).await;
+        wait_until(opening + steps.patience, all_open).await;
         tokio::time::sleep(SETTLE).await;
         let (open, full_kb) = (workers.open_streams(), subject.resident_kb()?);
         let memory = Memory {

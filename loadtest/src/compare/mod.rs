@@ -138,11 +138,17 @@ impl CompareCommand {
         }
         drop(subjects);
         if self.parts.contains(&Part::Memory) {
-            for (recipe, pace) in had(&recipes).flat_map(|r| memory::PACES.map(|pace| (r, pace))) {
-                let steps = self.stream_counts();
-                match memory::measure(recipe, pace, steps, &workers, pinning).await {
-                    Ok(found) => findings.memory.extend(found),
-                    Err(error) => failed.note(recipe.name, "memory", &error),
+            let steps = if self.quick {
+                memory::QUICK
+            } else {
+                memory::WHOLE
+            };
+            for recipe in had(&recipes) {
+                for pace in steps.paces {
+                    match memory::measure(recipe, *pace, steps, &workers, pinning).await {
+                        Ok(found) => findings.memory.extend(found),
+                        Err(error) => failed.note(recipe.name, "memory", &error),
+                    }
                 }
             }
         }
@@ -186,20 +192,12 @@ impl CompareCommand {
         }
     }
 
-    fn stream_counts(&self) -> &'static [usize] {
-        if self.quick {
-            &[100, 1_000]
-        } else {
-            &[100, 1_000, 9_000]
-        }
-    }
-
     fn rounds(&self) -> usize {
         self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
     }
 
     fn seconds(&self) -> f64 {
-        self.seconds.unwrap_or(if self.quick { 0.7 } else { 2.5 })
+        self.seconds.unwrap_or(if self.quick { 0.5 } else { 2.5 })
     }
 
     fn cases(&self) -> &'static [Case] {

@@ -54,7 +54,7 @@ fn busy(slot: usize) -> Candidate {
         speed: TokensPerSecond(700.0 + spread),
         weight: 1.0,
         outstanding: Tokens(1_500.0 + 3.0 * spread),
-        prefilling: Tokens(200.0),
+        prefilling: Tokens(50.0),
         gap: GapLaw {
             base_s: 0.017,
             per_stream_s: 0.0002,
@@ -65,5 +65,22 @@ fn busy(slot: usize) -> Candidate {
         }),
         usd_per_hour: UsdPerHour(0.4),
         prefix_held: 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_fleet_still_takes_requests() {
+        let settings = RoutingSettings::default();
+        let asked = cost(1_000.0, 200.0, settings.kappa);
+        let chosen = choose_worker(&asked, (0..100).map(busy), &settings, Contention::Several);
+        assert!(chosen.is_ok(), "{chosen:?}");
+        let endpoint = ready(10).unwrap();
+        let _load = occupy(&endpoint, 10, &asked).unwrap();
+        let admitted = endpoint.admit(&ticket(asked), Timestamp::from_millis(2_000));
+        assert!(matches!(admitted, Admission::Assigned(_)));
     }
 }

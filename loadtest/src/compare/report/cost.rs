@@ -14,9 +14,8 @@ pub(super) fn write(text: &mut String, findings: &Findings) -> Result {
     writeln!(
         text,
         "## CPU time\n\nA load without pauses shows how many requests a second a proxy can carry, if its CPU is full: where it is not, \
-         clients and engines on the other CPU were the limit. Streams at a pace show what a token costs in life; {} carries a \
-         smaller number of them.\n",
-        "LiteLLM",
+         clients and engines on the other CPU were the limit. Streams at a pace show what a token costs in life. LiteLLM carries a \
+         smaller number of them.\n"
     )?;
     for case in case::ALL {
         if !findings.costs.iter().any(|cost| cost.case == case.name) {

@@ -142,7 +142,7 @@ impl Report {
     fn write(&self, text: &mut String) -> fmt::Result {
         writeln!(
             text,
-            "# Choosing workers, beside other routers\n\n\
+            "# Choosing workers, beside other routers\n\n{}\
              `tidegate {}`. Real routers before nine stand-in workers (`fake-worker`) with the laws of 1 H100, 2 A100 and 6 RTX 4090 \
              that serve an 8B model, all on the very same requests, from five minutes of each trace, played at a share of what the fleet can do with \
              requests of mean size. *{}* has what an operator knows of each kind of machine (speed, cache, price); without it the \
@@ -151,6 +151,7 @@ impl Report {
              Goodput: first token within {FIRST_TOKEN_AIM_S:.0} s and at most {:.0} ms a token; late is a first token after that, slow a mean token \
              above it; a request that failed is late. Times are the machines' own.\n\n\
              {} CPUs of {}, busy to {:.0} %, whoever with; load average {:.1} before and {:.1} after.\n\n```\n{}\n```\n",
+            self.machine.caution(),
             env!("CARGO_PKG_VERSION"),
             super::TOLD,
             1e3 * PER_TOKEN_AIM_S,
