@@ -1,7 +1,7 @@
 //! What the load would have cost whoever knew it in advance: what policies are measured by.
 //!
 //! All figures are of one kind of machine. A market of several is bounded by the kind whose tokens cost least with the
-//! least cost of a cold start ([`Prices::of_market`]): no policy can do its work cheaper than there, nor start cheaper.
+//! least cost of a cold start ([`Prices::of_market`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,8 @@ impl Prices {
     }
 
     /// The relaxation for several kinds: that of the least dollars a token at its middle price, or at that of a bid;
-    /// starts and disks as cheap, for the speed, as any kind's. `None` without kinds.
+    /// starts and disks as cheap, for the speed, as any kind's. `None` without kinds. Where hosts ask different prices,
+    /// whoever picks the cheap ones comes out below what follows: then it is a yardstick and no bound.
     pub fn of_market(kinds: &[MachineKind], gb: f64) -> Option<Self> {
         let of_kind = |kind: &MachineKind| {
             let mut prices = Self::of_kind(kind, gb);

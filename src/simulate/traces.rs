@@ -9,6 +9,8 @@ use super::load::{Arrival, Rates};
 
 /// More requests than this are no trace of one endpoint but a mistake.
 pub const REQUESTS_MAX: usize = 50_000_000;
+/// Nor is what lasts longer.
+pub const SECONDS_MAX: u64 = 400 * 86_400;
 const LINE_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of prompt text a token, where nobody counted.
 const BYTES_PER_TOKEN: f64 = 4.0;
@@ -63,7 +65,7 @@ pub enum TraceError {
     Header { found: String },
     #[error("it has several columns ({0}): name one with --column")]
     Columns(String),
-    #[error("more than {REQUESTS_MAX} requests")]
+    #[error("it holds more than {REQUESTS_MAX} requests, or more than 400 days")]
     TooLong,
     #[error("it holds requests of several endpoints ({0}): name one with --endpoint")]
     Endpoints(String),
@@ -191,10 +193,11 @@ fn requests(mut text: impl BufRead, places: [usize; 3]) -> Result<Vec<Arrival>, 
         });
     }
     requests.sort_by(|a, b| a.at_s.total_cmp(&b.at_s));
-    if requests.is_empty() {
-        return Err(TraceError::Empty);
+    match requests.last() {
+        None => Err(TraceError::Empty),
+        Some(last) if last.at_s > SECONDS_MAX as f64 => Err(TraceError::TooLong),
+        Some(_) => Ok(requests),
     }
-    Ok(requests)
 }
 
 fn rates(mut text: impl BufRead, at: usize, column: usize) -> Result<Rates, TraceError> {
@@ -226,7 +229,7 @@ fn rates(mut text: impl BufRead, at: usize, column: usize) -> Result<Rates, Trac
             return Err(TraceError::Line { line, what });
         }
     }
-    if window_s * rates.len() as u64 > 400 * 86_400 {
+    if window_s.saturating_mul(rates.len() as u64) > SECONDS_MAX {
         return Err(TraceError::TooLong);
     }
     Ok(Rates { window_s, rates })
@@ -273,6 +276,10 @@ fn log(mut text: impl BufRead, first: String, wanted: &Wanted) -> Result<Log, Tr
             of,
         });
     };
+    let last_ms = found.last().map_or(first_ms, |(at_ms, _)| *at_ms);
+    if (last_ms - first_ms) / 1_000 > SECONDS_MAX {
+        return Err(TraceError::TooLong);
+    }
     log.first_ms = first_ms;
     log.requests = found
         .into_iter()
@@ -396,6 +403,7 @@ mod tests {
         check_refused(&format!("{header}1,2,3\n1,x,3\n"), "line 3: \"x\"");
         check_refused(&format!("{header}1,2\n"), "line 2");
         check_refused(&format!("{header}-1,2,3\n"), "line 2");
+        check_refused(&format!("{header}1,2,3\n1e15,2,3\n"), "400 days");
         let long = format!("{header}{}", "1".repeat(1 << 20));
         check_refused(&long, "longer than a MiB");
     }

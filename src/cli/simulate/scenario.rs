@@ -13,7 +13,7 @@ use crate::simulate::chance::SplitMix;
 use crate::simulate::load::{Arrival, Load, Rates};
 use crate::simulate::market::{Failures, MachineKind, Starts};
 use crate::simulate::serving::Patience;
-use crate::simulate::traces::{Log, Trace};
+use crate::simulate::traces::{Log, REQUESTS_MAX, SECONDS_MAX, Trace};
 use crate::simulate::world::{Chooser, RequestRules, Scenario, Serving};
 
 /// A day of a busy endpoint; longer traces are played as water.
@@ -48,11 +48,33 @@ enum LoadSource {
     Rates(Rates, f64),
 }
 
+impl LoadSource {
+    /// Changed as asked, it is still a traffic that fits into memory.
+    fn check_size(&self, traffic: &Traffic) -> Result<(), Trouble> {
+        let (requests, seconds) = match self {
+            Self::Requests(requests) => {
+                let last_s = requests.last().map_or(0.0, |last| last.at_s);
+                (requests.len() as f64 * traffic.scale, last_s)
+            }
+            Self::Rates(rates, _) => (0.0, (rates.window_s * rates.rates.len() as u64) as f64),
+        };
+        let seconds = seconds / traffic.speedup;
+        if requests > REQUESTS_MAX as f64 || seconds > SECONDS_MAX as f64 {
+            return Err(Trouble::No(format!(
+                "--scale and --speedup make {requests:.0} requests in {:.0} days of it: at most {REQUESTS_MAX} in {} days",
+                seconds / 86_400.0,
+                SECONDS_MAX / 86_400
+            )));
+        }
+        Ok(())
+    }
+}
+
 impl Prepared {
     pub fn new(arguments: &Arguments, config: &Config, trace: Trace) -> Result<Self, Trouble> {
         let endpoint = endpoint(config, arguments.endpoint.as_deref())?.clone();
         let mut assumed = Vec::new();
-        let groups = groups(&endpoint);
+        let groups = endpoint.groups.clone();
         let kinds = match &arguments.machines.market {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
@@ -66,6 +88,7 @@ impl Prepared {
         };
         let traffic = &arguments.traffic;
         let source = source(trace, traffic, &mut assumed);
+        source.check_size(traffic)?;
         let by_requests = match &source {
             LoadSource::Requests(requests) if !arguments.fluid => {
                 let few = requests.len() as f64 * traffic.scale <= REQUESTS_PLAYED as f64;
@@ -192,11 +215,6 @@ fn endpoint<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a Endpoint, 
             })
         }
     }
-}
-
-/// Groups without what only a real market needs; bids are the market file's.
-fn groups(endpoint: &Endpoint) -> Vec<WorkerGroup> {
-    endpoint.groups.to_vec()
 }
 
 fn check_kinds(kinds: &[MachineKind], groups: &[WorkerGroup]) -> Result<(), Trouble> {

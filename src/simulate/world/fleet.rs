@@ -172,7 +172,7 @@ impl<'a> Fleet<'a> {
 
     /// Time up to `now`: machines live, and the gateway hears of it.
     pub fn live_on(&mut self, now: Timestamp) {
-        if now.as_millis() % (MARKET_STEP_S * 1_000) == 0 {
+        if now.as_millis().is_multiple_of(MARKET_STEP_S * 1_000) {
             self.market.step();
         }
         for index in 0..self.members.len() {

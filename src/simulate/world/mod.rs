@@ -417,7 +417,7 @@ impl<'a> World<'a> {
 }
 
 fn is_due(second: usize, every: Duration) -> bool {
-    second as u64 % every.as_secs().max(1) == 0
+    (second as u64).is_multiple_of(every.as_secs().max(1))
 }
 
 /// Stretches in which ready capacity was below the load.

@@ -1,5 +1,7 @@
 //! The world under the production policy and under planners that only do what a test needs.
 
+use std::f64::consts::TAU;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -128,7 +130,7 @@ fn a_failed_restart_is_seen_and_ordered_again() {
     struct InTurns(Keep);
     impl Planner for InTurns {
         fn plan(&mut self, inputs: &ScalingInputs, now: Timestamp) -> ScalingPlan {
-            self.0.0 = if now.as_millis() / 1_000_000 % 2 == 0 {
+            self.0.0 = if (now.as_millis() / 1_000_000).is_multiple_of(2) {
                 3
             } else {
                 1
@@ -171,7 +173,7 @@ fn whoever_knows_the_machines_pays_less_for_its_tokens() {
 
 #[test]
 fn the_production_policy_keeps_up_with_a_day_that_swells_and_ebbs() {
-    let wave = |second: usize| 100.0 * (1.0 + 0.6 * (second as f64 / 86_400.0 * 6.28).sin());
+    let wave = |second: usize| 100.0 * (1.0 + 0.6 * (second as f64 / 86_400.0 * TAU).sin());
     let load = Load {
         requests: Vec::new(),
         work: (0..172_800).map(wave).collect(),
