@@ -5,7 +5,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::{
     AreaSeries, BLACK, Cartesian2d, ChartBuilder, ChartContext, Color, DrawingArea,
-    IntoDrawingArea, LineSeries, RGBColor, Rectangle, SVGBackend, WHITE,
+    IntoDrawingArea, LineSeries, RGBColor, Rectangle, SVGBackend, SeriesLabelPosition, WHITE,
 };
 
 use crate::simulate::world::Point;
@@ -99,6 +99,7 @@ fn draw(
     );
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .draw()?;

@@ -8,7 +8,7 @@ use crate::domain::{
 use crate::simulate::load::Arrival;
 use crate::simulate::machines::MachineState;
 use crate::simulate::serving::{
-    Ended, Floor, Machine, MachineLaw, Outcome, Production, Rules, saturated,
+    Ended, Floor, Machine, MachineLaw, Outcome, Production, Rules, Tally, saturated,
 };
 
 use super::fleet::{Fleet, Member, Seat};
@@ -32,6 +32,8 @@ pub(super) struct Requests<'a> {
     totals: RequestTotals,
     ttft: super::record::Waits,
     attained: [u64; 3],
+    /// What the gateway had counted before anything was.
+    before: Tally,
 }
 
 impl<'a> Requests<'a> {
@@ -58,6 +60,7 @@ impl<'a> Requests<'a> {
             totals: RequestTotals::default(),
             ttft: Default::default(),
             attained: [0; 3],
+            before: Tally::default(),
         }
     }
 
@@ -83,6 +86,9 @@ impl<'a> Requests<'a> {
             }
         }
         let counts = now.as_millis() as f64 / 1e3 >= from_s;
+        if !counts {
+            self.before = self.floor.tally;
+        }
         if counts {
             self.counted.capacity += fleet.ready_capacity();
         }
@@ -220,8 +226,8 @@ impl<'a> Requests<'a> {
             .map(|count| count as f64 / self.totals.served.max(1) as f64);
         Counted {
             requests: Some(RequestTotals {
-                retried: self.floor.tally.retried,
-                resumed: self.floor.tally.resumed,
+                retried: self.floor.tally.retried - self.before.retried,
+                resumed: self.floor.tally.resumed - self.before.resumed,
                 ttft_share: ttft,
                 tpot_share: tpot,
                 both_share: both,
