@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tidegate::domain::RoutingSettings;
 use tidegate::simulate::load::{Arrival, Load, Rates};
 
 use crate::trace::Trace;
@@ -39,18 +40,25 @@ pub struct NamedLoad {
 #[derive(Clone, Debug)]
 enum Source {
     Curve { rates: Arc<Rates>, request: f64 },
-    Requests(Arc<Load>),
+    Requests { load: Arc<Load>, kappa: f64 },
 }
 
 impl NamedLoad {
+    /// One of the two that the aims name.
+    pub fn is_of_aims(&self) -> bool {
+        ["m_large_14d", "mlarge_1d"].contains(&self.name.as_str())
+    }
+
+    /// It can be played request by request: prompts weigh in it what the gateway takes them for.
     pub fn has_requests(&self) -> bool {
-        matches!(self.source, Source::Requests(_))
+        let kappa = RoutingSettings::default().kappa;
+        matches!(self.source, Source::Requests { kappa: of, .. } if of == kappa)
     }
 
     pub fn of(&self, seed: u64) -> Load {
         match &self.source {
             Source::Curve { rates, request } => Load::of_rates(rates, MEAN, *request, seed),
-            Source::Requests(load) => Load::clone(load),
+            Source::Requests { load, .. } => Load::clone(load),
         }
     }
 }
@@ -131,10 +139,13 @@ fn day(path: &Path) -> Result<Vec<NamedLoad>> {
     let heavy = Load::of_requests(requests.clone(), KAPPA_LOW);
     let day = Load::of_requests(requests, KAPPA);
     let half = day.length_s() / 2;
-    let named = |name: &str, what: &str, load: Load| NamedLoad {
+    let named = |name: &str, what: &str, load: Load, kappa: f64| NamedLoad {
         name: name.to_owned(),
         what: what.to_owned(),
-        source: Source::Requests(Arc::new(load)),
+        source: Source::Requests {
+            load: Arc::new(load),
+            kappa,
+        },
         count_from: Duration::ZERO,
         late_share: 0.007,
     };
@@ -145,13 +156,15 @@ fn day(path: &Path) -> Result<Vec<NamedLoad>> {
             "mlarge_1d",
             "the day's requests, nothing taught before",
             day,
+            KAPPA,
         ),
-        named("mlarge_1d_first", "its first half", first),
-        named("mlarge_1d_second", "its second half", second),
+        named("mlarge_1d_first", "its first half", first, KAPPA),
+        named("mlarge_1d_second", "its second half", second, KAPPA),
         named(
             "mlarge_1d_prompts",
             "the day, prompts weighing twice as much (kappa 5)",
             heavy,
+            KAPPA_LOW,
         ),
     ])
 }

@@ -64,7 +64,7 @@ impl ScalingCommand {
                 let seeds = 1..=self.request_seeds;
                 tasks.extend(seeds.map(|seed| Task::by_requests(load, planned.clone(), seed)));
             }
-            if !self.plain {
+            if !self.plain && load.is_of_aims() {
                 let tasks_of = |seed| markets::tasks(load, seed);
                 let more = (1..=self.seeds).flat_map(tasks_of);
                 tasks.extend(more.filter(|task| self.wants(&task.planned)));

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tidegate::simulate::report::Bounds;
-use tidegate::simulate::world::{RequestRules, Run, Scenario, Serving, run};
+use tidegate::simulate::world::{Run, Scenario, run};
 
 use super::loads::{NamedLoad, WORKERS};
 use super::planners::Planned;
@@ -25,11 +25,7 @@ impl Task {
         let water = plain.scenario;
         Self {
             world: "one kind, request by request".to_owned(),
-            scenario: Box::new(move || {
-                let mut scenario = water();
-                scenario.serving = Serving::Requests(Box::<RequestRules>::default());
-                scenario
-            }),
+            scenario: Box::new(move || water().by_requests()),
             ..plain
         }
     }
