@@ -37,6 +37,14 @@ struct Seen {
     corrected: f64,
 }
 
+impl Seen {
+    /// Another process counts, from nothing: what ever arrived cannot have been less before its corrections.
+    fn counts_anew_after(&self, before: &Seen) -> bool {
+        let predicted = |seen: &Seen| seen.arrived - seen.corrected;
+        predicted(self) < 0.5 * predicted(before)
+    }
+}
+
 impl Default for Arrivals {
     fn default() -> Self {
         Self {
@@ -73,38 +81,34 @@ impl Arrivals {
         changed
     }
 
-    pub fn begin_anew(&mut self) {
-        self.last = None;
-        self.filling = 0.0;
-        self.owed = 0.0;
-    }
-
     /// Loads of the bins that are over, in tokens a second. What arrived between two looks counts as evenly spread.
-    pub fn take(&mut self, demand: &DemandView, now: Timestamp) -> Vec<f64> {
+    /// `None` after a gap: what arrived meanwhile is not known, and what was before is not next to what comes.
+    pub fn take(&mut self, demand: &DemandView, now: Timestamp) -> Option<Vec<f64>> {
         let seen = Seen {
             at: now,
             arrived: demand.arrived_total.0,
             corrected: demand.corrected_total.0,
         };
         if !(seen.arrived.is_finite() && seen.corrected.is_finite()) {
-            return Vec::new();
+            return Some(Vec::new());
         }
         let Some(before) = self.last else {
             self.last = Some(seen);
-            return Vec::new();
+            return Some(Vec::new());
         };
         let (from, to) = (before.at.as_millis(), now.as_millis());
         if to <= from {
-            return Vec::new();
-        }
-        if to / self.bin_ms - from / self.bin_ms > GAP_BINS {
-            self.begin_anew();
-            self.last = Some(seen);
-            return Vec::new();
+            return Some(Vec::new());
         }
         self.last = Some(seen);
+        let gap = to / self.bin_ms - from / self.bin_ms > GAP_BINS;
+        if gap || seen.counts_anew_after(&before) {
+            self.filling = 0.0;
+            self.owed = 0.0;
+            return None;
+        }
         let work = self.foretold(seen, before);
-        self.spread(work, from, to)
+        Some(self.spread(work, from, to))
     }
 
     /// What the new arrivals will have cost when all is known: as predicted, times what corrections came to of late.

@@ -52,6 +52,11 @@ impl Features {
         (1.0 - (-1.0 / tau).exp()).max(1.0 / f64::from(self.bins.max(1)))
     }
 
+    /// Share of a minute that was seen, at most 1: with less a burst looks like a load.
+    pub fn seen(&self) -> f64 {
+        (f64::from(self.bins) / TAU_BINS[MINUTE]).min(1.0)
+    }
+
     /// Over ten minutes.
     pub fn calm(&self) -> f64 {
         self.smoothed[CALM]

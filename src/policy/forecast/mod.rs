@@ -129,11 +129,13 @@ impl Forecast {
             return;
         }
         if self.arrivals.adopt_bin(pace) {
-            self.recent.clear();
-            self.pending.clear();
+            self.begin_anew();
         }
         let bin_s = self.arrivals.bin_s();
-        let over = self.arrivals.take(demand, now);
+        let Some(over) = self.arrivals.take(demand, now) else {
+            self.begin_anew();
+            return;
+        };
         for tokens_per_second in &over {
             self.bin(tokens_per_second / self.unit, bin_s, pace);
         }
@@ -154,14 +156,6 @@ impl Forecast {
         self.steering.aim_at(late_share);
     }
 
-    /// Nothing is known of the time since the last call: it was neither silence nor a burst.
-    pub fn after_a_gap(&mut self) {
-        self.arrivals.begin_anew();
-        self.recent.clear();
-        self.pending.clear();
-        self.growth.begin_anew();
-    }
-
     /// What to be ready for.
     pub fn expected(&self) -> LoadForecast {
         self.expected
@@ -171,7 +165,9 @@ impl Forecast {
         let covered = self.steering.covered();
         let surprise = (self.surprises.quantile(covered) * self.sigma(level)).max(0.0);
         let growth = self.growth.factor();
-        let tps = |workers: f64| TokensPerSecond(workers * self.unit);
+        // As if there had been silence before the first minute.
+        let seen = self.features.seen();
+        let tps = |workers: f64| TokensPerSecond(workers * self.unit * seen);
         LoadForecast {
             need: tps(level),
             surprise: tps(surprise),
@@ -181,6 +177,13 @@ impl Forecast {
             growth,
             late_share: self.steering.late_share(),
         }
+    }
+
+    /// The bins to come are not next to those before. What was learned stays.
+    fn begin_anew(&mut self) {
+        self.recent.clear();
+        self.pending.clear();
+        self.growth.begin_anew();
     }
 
     /// One more bin of arrivals, in workers.
@@ -196,12 +199,14 @@ impl Forecast {
             self.learn(&due, need::of(&self.recent, wait_bins), bin_s);
         }
         self.features.push(load);
-        let expected = self.level();
-        self.pending.push_back(Pending {
-            x: self.features.vector(),
-            expected: expected as f32,
-            sigma: self.sigma(expected) as f32,
-        });
+        if self.features.seen() >= 1.0 {
+            let expected = self.level();
+            self.pending.push_back(Pending {
+                x: self.features.vector(),
+                expected: expected as f32,
+                sigma: self.sigma(expected) as f32,
+            });
+        }
         let cold_bins = pace.cold.as_secs_f64() / bin_s;
         let fade = (-bin_s / MEMORY_S).exp();
         self.growth

@@ -75,6 +75,13 @@ fn a_steady_load_asks_for_itself_and_little_more_whatever_the_pace_of_looks() {
 }
 
 #[test]
+fn a_burst_in_the_first_seconds_is_not_taken_for_the_load() {
+    let watched = Watched::new().after(6, 1000, |at_s| if at_s < 2.0 { 2500.0 } else { 0.0 });
+    let wanted = watched.wanted();
+    assert!(wanted < 5000.0 / 30.0, "{wanted}");
+}
+
+#[test]
 fn a_load_that_jumps_is_covered_more_generously_than_one_that_does_not() {
     let restless = |at_s: f64| {
         if (at_s / 60.0) as u64 % 7 < 2 {
@@ -131,10 +138,23 @@ fn corrections_that_come_later_shake_nothing() {
 fn a_gap_is_neither_silence_nor_a_burst() {
     let mut watched = Watched::new().after(2 * 3600, 1000, |_| 500.0);
     let before = watched.wanted();
-    watched.forecast.after_a_gap();
     watched.now_ms += 7200 * 1000;
     watched.total = 0.0;
     let watched = watched.after(60, 1000, |_| 500.0);
+    let after = watched.wanted();
+    assert!(
+        (after / before - 1.0).abs() < 0.05,
+        "{before}, then {after}"
+    );
+}
+
+#[test]
+fn a_gateway_that_counts_from_nothing_again_has_not_lost_its_load() {
+    let mut watched = Watched::new().after(2 * 3600, 1000, |_| 500.0);
+    let before = watched.wanted();
+    watched.now_ms += 20_000;
+    watched.total = 0.0;
+    let watched = watched.after(300, 1000, |_| 500.0);
     let after = watched.wanted();
     assert!(
         (after / before - 1.0).abs() < 0.05,

@@ -15,7 +15,7 @@ pub(super) const STOP_LATEST: Duration = Duration::from_secs(1800);
 pub(super) const DESTROY_LATEST: Duration = Duration::from_secs(48 * 3600);
 const DESTROY_EARLIEST: Duration = Duration::from_secs(600);
 /// Restarts that fail more often than this are none.
-pub(super) const RESTARTS_FAIL_MOST: f64 = 0.5;
+pub(super) const RESTARTS_FAIL_MOST: f64 = 0.9;
 
 /// Break-even times of one machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
