@@ -21,7 +21,7 @@ const FORTNIGHT: &str = "servegen_rates_14d_10min.csv";
 /// Tokens of a typical request: what the load is uneven by from second to second, beside its curve. The curves do not say.
 /// With the fine one a reactive scaler fares as in the reference the aims were taken from; the coarse one is what four
 /// requests a second of the day's sizes come to.
-const FINE: f64 = 50.0;
+const FINE: f64 = 125.0;
 const COARSE: f64 = 500.0;
 /// Mean load of the curves, tokens a second.
 const MEAN: f64 = 1_000.0;
