@@ -29,6 +29,7 @@ impl PlanTimes {
 
 /// The load that was there long enough for a plan to know it.
 const KNOWN_S: u64 = 900;
+const STEP_S: u64 = 5;
 /// What a worker is known to do, and the share of it that is asked.
 const TOKENS_PER_SECOND: f64 = 700.0;
 const USE: f64 = 0.6;
@@ -58,7 +59,7 @@ pub(super) fn measure(workers: usize) -> Result<PlanTimes> {
     })
 }
 
-/// An endpoint's plans so far, one a second; the fleet itself stays.
+/// An endpoint's plans so far; the fleet itself stays.
 struct Past {
     inputs: ScalingInputs,
     memory: ScalingMemory,
@@ -102,20 +103,21 @@ impl Past {
         })
     }
 
+    /// A plan every few seconds is enough to know a load by.
     fn live(&mut self, tokens_per_second: f64, seconds: u64) {
-        for _ in 0..seconds {
-            let (inputs, now) = self.a_second_later(tokens_per_second);
+        for _ in 0..seconds / STEP_S {
+            let (inputs, now) = self.a_step_later(tokens_per_second);
             let (_, memory) = plan_scaling(&inputs, &self.memory, &self.settings, now);
             (self.inputs, self.memory) = (inputs, memory);
-            self.now_s += 1;
+            self.now_s += STEP_S;
         }
     }
 
-    fn a_second_later(&self, tokens_per_second: f64) -> (ScalingInputs, Timestamp) {
-        let now = Timestamp::from_millis((self.now_s + 1) * 1_000);
+    fn a_step_later(&self, tokens_per_second: f64) -> (ScalingInputs, Timestamp) {
+        let now = Timestamp::from_millis((self.now_s + STEP_S) * 1_000);
         let mut inputs = self.inputs.clone();
         inputs.snapshot.taken_at = now;
-        inputs.snapshot.demand.arrived_total += Tokens(tokens_per_second);
+        inputs.snapshot.demand.arrived_total += Tokens(tokens_per_second * STEP_S as f64);
         if tokens_per_second > 0.0 {
             inputs.snapshot.demand.last_active = Some(now);
         }
@@ -123,7 +125,7 @@ impl Past {
     }
 
     fn time(&self, tokens_per_second: f64) -> f64 {
-        let (inputs, now) = self.a_second_later(tokens_per_second);
+        let (inputs, now) = self.a_step_later(tokens_per_second);
         least_us(|| {
             black_box(plan_scaling(
                 black_box(&inputs),
@@ -135,7 +137,7 @@ impl Past {
     }
 
     fn orders(&self, tokens_per_second: f64) -> usize {
-        let (inputs, now) = self.a_second_later(tokens_per_second);
+        let (inputs, now) = self.a_step_later(tokens_per_second);
         let (plan, _) = plan_scaling(&inputs, &self.memory, &self.settings, now);
         plan.actions.len()
     }

@@ -59,7 +59,7 @@ pub(super) async fn compare(
     let busy = Busy::now();
     let workers = Workers::start(slower).await?;
     let gateway = workers.gateway().await?;
-    let (outcomes, send_lag) = play(&gateway.base_url, arrivals, slower).await?;
+    let (outcomes, send_lag) = play(&gateway.base_url, arrivals, slower, FINISH_WITHIN_S).await?;
     let failed = outcomes.iter().filter_map(|outcome| {
         let failure = outcome.failure.as_ref()?;
         Some(format!("{}: {}", failure.kind, failure.detail))
@@ -123,9 +123,10 @@ pub(crate) async fn play(
     base_url: &str,
     arrivals: &[Arrival],
     slower: f64,
+    finish_within_s: f64,
 ) -> Result<(Vec<Outcome>, Option<Quantiles>)> {
     let length_s = arrivals.last().map_or(0.0, |last| last.at_s);
-    let finish = Duration::from_secs_f64((length_s + FINISH_WITHIN_S) * slower);
+    let finish = Duration::from_secs_f64((length_s + finish_within_s) * slower);
     let target = Target {
         client: http_client()?,
         url: format!("{base_url}{}", Api::Chat.path()),

@@ -16,17 +16,12 @@ pub(super) const SGLANG: Recipe = Recipe {
     policies: &["power_of_two", "cache_aware", "round_robin"],
 };
 
+/// Its `consistent_hash` sends all of a session to one worker: requests that name none all go to the same.
 pub(super) const VLLM: Recipe = Recipe {
     name: "vllm",
     program: || from_pypi("vllm"),
     version: |_| pypi_version("vllm"),
     launch: |site| launch(site, false, "warning"),
-    policies: &[
-        "power_of_two",
-        "cache_aware",
-        "round_robin",
-        "consistent_hash",
-    ],
     ..SGLANG
 };
 

@@ -36,9 +36,9 @@ pub(super) fn memory(text: &mut String, findings: &Findings) -> Result {
     writeln!(text, "\n|---|---|{}", "---|".repeat(columns))?;
     for peer in findings.peers.iter().map(|peer| peer.name) {
         let of = |pace: &str, count: usize| {
-            let found = findings.memory.iter();
+            let mut found = findings.memory.iter();
             let same = |m: &&Memory| m.peer == peer && m.pace == pace && m.streams == count;
-            found.filter(same).next_back()
+            found.rfind(same)
         };
         let base = findings.memory.iter().find(|memory| memory.peer == peer);
         write!(

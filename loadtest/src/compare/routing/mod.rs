@@ -25,6 +25,10 @@ use report::{Report, Run, Seen};
 const TRACES: [&str; 2] = ["azure2023_conv", "mooncake_conversation"];
 /// The smallest machine's cache holds 31,000 tokens, and no engine takes more than it can hold.
 const PROMPT_TOKENS_MAX: u32 = 14_000;
+const SECONDS: f64 = 40.0;
+/// After the last arrival, in the machines' own time; what is not answered by then has failed.
+const FINISH_WITHIN_S: f64 = 60.0;
+const SLOWER: f64 = 1.0;
 /// Of each trace's own time.
 const CUT_S: f64 = 300.0;
 
@@ -41,10 +45,10 @@ pub struct RoutingCompareCommand {
     #[arg(long, value_delimiter = ',', default_values_t = [50, 75, 90])]
     loads: Vec<u32>,
     /// Longest time over which requests of one run arrive, in the machines' own time
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = SECONDS)]
     seconds: f64,
     /// Everything takes so many times as long
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = SLOWER)]
     slower: f64,
     /// Runs that share this machine
     #[arg(long, default_value_t = 3)]
@@ -167,13 +171,24 @@ impl RoutingCompareCommand {
         Ok(cut.requests)
     }
 
+    /// As somebody would have to say it to have the same.
     fn command(&self) -> String {
-        let traces = if self.traces.is_some() {
-            " TRACES=DIR"
-        } else {
-            ""
-        };
-        format!("make compare-routing{traces}")
+        let traces = self.traces.is_some();
+        let loads: Vec<String> = self.loads.iter().map(u32::to_string).collect();
+        let loads = loads.join(",");
+        if (self.seconds, self.slower, loads.as_str()) == (SECONDS, SLOWER, "50,75,90") {
+            return format!(
+                "make compare-routing{}",
+                if traces { " TRACES=DIR" } else { "" }
+            );
+        }
+        format!(
+            "target/release/loadtest compare-routing{} --seconds {} --slower {} --loads {loads} --at-once {}",
+            if traces { " --traces DIR" } else { "" },
+            self.seconds,
+            self.slower,
+            self.at_once,
+        )
     }
 }
 
@@ -181,13 +196,13 @@ async fn run(entrant: Entrant, arrivals: &[Arrival], slower: f64) -> Result<Seen
     let workers = Workers::start(slower).await?;
     if entrant.policy == TOLD {
         let gateway = workers.gateway().await?;
-        let (outcomes, lag) = play(&gateway.base_url, arrivals, slower).await?;
+        let (outcomes, lag) = play(&gateway.base_url, arrivals, slower, FINISH_WITHIN_S).await?;
         return Ok(Seen::of(&outcomes, lag, slower));
     }
     let ports = workers.ports();
     let running = Running::start(entrant.recipe, entrant.policy, &ports, Pinning::none())
         .await
         .with_context(|| entrant.name())?;
-    let (outcomes, lag) = play(&running.url(""), arrivals, slower).await?;
+    let (outcomes, lag) = play(&running.url(""), arrivals, slower, FINISH_WITHIN_S).await?;
     Ok(Seen::of(&outcomes, lag, slower))
 }
