@@ -40,6 +40,9 @@ pub struct WorkerView {
     /// Its rental ends by itself before long: no capacity to count on, to restart or to take back from a drain.
     #[serde(default)]
     pub ends_soon: bool,
+    /// It answers its probes and is passed over for new requests until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejected_until: Option<Timestamp>,
 }
 
 impl WorkerView {

@@ -393,14 +393,11 @@ impl Worker {
         self.estimate.lock().view()
     }
 
-    /// What demand may be covered with: nothing of a worker that serves nobody, or is to be replaced.
+    /// What demand may be covered with: nothing of a worker that is to be replaced.
     pub fn dependable(&self) -> TokensPerSecond {
-        let health = self.health.lock();
-        let ejected = matches!(health.standing(), Standing::Ejected { .. });
-        if ejected || health.given_up().is_some() {
+        if self.given_up().is_some() {
             return TokensPerSecond::ZERO;
         }
-        drop(health);
         self.estimate.lock().dependable()
     }
 
@@ -448,6 +445,10 @@ impl Worker {
             stopped_usd_per_hour: self.origin.stopped_price(),
             spare: self.origin.spare_of().is_some(),
             ends_soon: self.origin.ends_soon(),
+            ejected_until: match self.standing() {
+                Standing::Ejected { until, .. } => Some(until),
+                Standing::Trusted | Standing::Probation { .. } => None,
+            },
         }
     }
 }

@@ -410,6 +410,7 @@ impl<'a> World<'a> {
             stopped_usd_per_hour: UsdPerHour(0.0),
             spare: false,
             ends_soon: false,
+            ejected_until: None,
         };
         self.workers
             .insert(id.clone(), FluidWorker { view, machine });

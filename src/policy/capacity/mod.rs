@@ -30,7 +30,7 @@ pub const PRIOR_SD_UNSEEN: f64 = 0.35;
 /// What no law of this form can know of an engine.
 const MISFIT_SD: f64 = 0.05;
 /// The most that doubt takes from the capacity demand is covered with.
-const DOUBT_MAX: f64 = 0.15;
+pub const DOUBT_MAX: f64 = 0.15;
 /// All of it counts where so much of the capacity is used, less where less is: where little flows the doubt stays, and
 /// must not keep more machines for ever.
 const DOUBT_WHOLE_AT: f64 = 0.5;

@@ -19,6 +19,13 @@ pub(super) struct Rentable<'a> {
     starting_max: usize,
 }
 
+impl Rentable<'_> {
+    /// Its last rentals came up.
+    pub fn is_proven(&self) -> bool {
+        self.starting_max == usize::MAX
+    }
+}
+
 /// A shortage is cut into so many parts to find the cheapest set of machines that covers it; one of more than so many
 /// machines is covered by the best price for capacity.
 /// Where nothing serves a restart that fails more often than this is not waited for alone.

@@ -14,6 +14,7 @@ mod need;
 #[cfg(test)]
 mod properties;
 mod replace;
+mod restarts;
 mod shrink;
 mod supply;
 #[cfg(test)]
@@ -25,16 +26,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    FleetSnapshot, GroupName, OfferChoice, PlannedAction, ScalingAction, ScalingPlan,
-    ScalingSettings, Timestamp, Tokens, TokensPerSecond, UsdPerHour, WorkerId, WorkerPhase,
+    FleetSnapshot, GroupName, OfferChoice, ScalingPlan, ScalingSettings, Timestamp, Tokens,
+    TokensPerSecond, UsdPerHour,
 };
 use crate::policy::forecast::Forecast;
 
 pub use damping::{Backoff, PeakWindow};
 pub use demand::DemandMemory;
 pub use grow::is_wanting;
+pub use replace::still_replaces;
 
 use need::Typical;
+use replace::Replacement;
+use restarts::Restarts;
 use supply::{Stock, tps};
 
 /// A worker that has been ready for so long is a success; one that falls over at its first request is not.
@@ -108,8 +112,8 @@ pub struct ScalingMemory {
     wanted: PeakWindow,
     prepared: PeakWindow,
     groups: BTreeMap<GroupName, GroupMemory>,
-    /// When a stopped worker was last asked to start, until it is ready or gone.
-    restarts: BTreeMap<WorkerId, Timestamp>,
+    restarts: Restarts,
+    replaced: Option<Replacement>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,9 +175,10 @@ pub fn plan_scaling(
     if inputs.removed {
         shrink::release_all(&mut stock);
     } else {
-        adjust(&mut stock, inputs, &memory, &need, settings, now);
+        let replaced = adjust(&mut stock, inputs, &memory, &need, settings, now);
+        memory.replaced = replaced.or(memory.replaced);
     }
-    memory.note_restarts(&stock.actions, now);
+    memory.restarts.note(&stock.actions, now);
     let plan = ScalingPlan {
         actions: stock.actions,
         predicted_load: need.load,
@@ -191,7 +196,8 @@ fn adjust<'a>(
     need: &Need,
     settings: &ScalingSettings,
     now: Timestamp,
-) {
+) -> Option<Replacement> {
+    let mut replaced = None;
     let past = shrink::Past {
         need,
         memory,
@@ -210,11 +216,12 @@ fn adjust<'a>(
             let window = keep::STOP_LATEST.max(settings.scale_down_delay);
             if quiet && stock.actions.is_empty() && need.watched_for >= window {
                 let held = memory.wanted.within(window, now);
-                replace::replace(stock, &rentable, held, now);
+                replaced = replace::replace(stock, &rentable, memory.replaced, held, now);
             }
         }
     }
     shrink::destroy_surplus_stopped(stock, &past);
+    replaced
 }
 
 impl ScalingMemory {
@@ -232,16 +239,7 @@ impl ScalingMemory {
         self.forecast.aim_at(settings.slo.late_share);
         self.forecast.observe(demand, typical.speed, pace, now);
         self.observe_failures(inputs, now);
-        self.restarts.retain(|id, _| {
-            let worker = inputs
-                .snapshot
-                .workers
-                .iter()
-                .find(|worker| worker.id == *id);
-            worker.is_some_and(|worker| {
-                worker.phase.is_starting() || worker.phase == WorkerPhase::Stopped
-            })
-        });
+        self.restarts.observe(&inputs.snapshot, now);
     }
 
     fn observe_failures(&mut self, inputs: &ScalingInputs, now: Timestamp) {
@@ -266,14 +264,6 @@ impl ScalingMemory {
             }
             group.failures_seen = total;
             self.groups.insert(supply.group.clone(), group);
-        }
-    }
-
-    fn note_restarts(&mut self, actions: &[PlannedAction], now: Timestamp) {
-        for planned in actions {
-            if let ScalingAction::Restart { worker } = &planned.action {
-                self.restarts.insert(worker.clone(), now);
-            }
         }
     }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::tests::{Fleet, draining};
 use super::*;
-use crate::domain::{FailureReason, Reason, Release, Tokens};
+use crate::domain::{FailureReason, Reason, Release, ScalingAction, Tokens, WorkerId, WorkerPhase};
 use WorkerPhase::{Ready, Starting, Stopped};
 
 fn any_phase() -> impl Strategy<Value = WorkerPhase> {

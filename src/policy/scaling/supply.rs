@@ -8,6 +8,7 @@ use crate::domain::{
     WorkerPhase, WorkerView,
 };
 
+use super::restarts::RESTART_PAUSE;
 use super::{ScalingInputs, ScalingMemory, StartOutlook};
 
 /// A start that is overdue is expected to take this share of the time it already took.
@@ -15,8 +16,6 @@ const OVERDUE: f64 = 0.25;
 /// A stopped worker that did not come up when asked is not asked again for so long, if anything else can help, and is no
 /// reserve meanwhile.
 const RESTART_DOUBTED_FOR: Duration = Duration::from_secs(600);
-/// Nor at all for so long.
-const RESTART_PAUSE: Duration = Duration::from_secs(60);
 
 /// A share below this is rounding, not a shortage.
 const ROUNDING: f64 = 1e-6;
@@ -39,6 +38,8 @@ pub(super) struct Slot<'a> {
     pub is_near: bool,
     /// When it was last asked in vain to start.
     pub failed_at: Option<Timestamp>,
+    /// It was asked to start a moment ago and nothing came of it.
+    pub is_refused: bool,
 }
 
 pub(super) struct Stock<'a> {
@@ -60,7 +61,11 @@ impl<'a> Stock<'a> {
             let mut supplies = inputs.groups.iter();
             let supply = supplies.find(|supply| supply.group == view.group);
             let starts = supply.map_or(&unknown, |supply| &supply.starts);
-            Slot::existing(view, starts, memory.restarts.get(&view.id).copied(), now)
+            let began_at = memory.restarts.began_at(&view.id);
+            Slot {
+                is_refused: memory.restarts.is_refused(&view.id),
+                ..Slot::existing(view, starts, began_at, now)
+            }
         };
         Self {
             slots: inputs.snapshot.workers.iter().map(slot).collect(),
@@ -116,7 +121,7 @@ impl<'a> Stock<'a> {
             true => !slot.failed_at.is_some_and(pauses),
             false => !self.is_doubted(slot),
         };
-        slot.phase == WorkerPhase::Stopped && slot.speed > 0.0 && may
+        slot.phase == WorkerPhase::Stopped && slot.speed > 0.0 && !slot.is_refused && may
     }
 
     /// What a slot adds to the prepared capacity.
@@ -188,6 +193,7 @@ impl<'a> Stock<'a> {
             restarts: false,
             is_near: false,
             failed_at: None,
+            is_refused: false,
         });
         let group = group.clone();
         self.push(ScalingAction::Rent { group }, reason);
@@ -289,16 +295,22 @@ impl<'a> Slot<'a> {
             true => (takes_s - elapsed_s).max(OVERDUE * elapsed_s),
             false => 0.0,
         };
-        let speed = if view.spare || view.ends_soon {
-            0.0
-        } else {
-            sane(view.dependable().0)
+        let dependable = sane(view.dependable().0);
+        // Back before another could help, an ejected one still counts.
+        let back = now + starts.cold;
+        let speed = match view.ejected_until {
+            _ if view.spare || view.ends_soon => 0.0,
+            Some(until) if until > back => 0.0,
+            _ => dependable,
         };
         Self {
             view: Some(view),
             group: &view.group,
             speed,
-            usd_per_speed: usd_per_speed(view.usd_per_hour.0, speed),
+            usd_per_speed: match view.ejected_until {
+                Some(_) => usd_per_speed(view.usd_per_hour.0, dependable),
+                None => usd_per_speed(view.usd_per_hour.0, speed),
+            },
             phase: view.phase,
             starts: starts.clone(),
             starts_in_s,
@@ -306,6 +318,7 @@ impl<'a> Slot<'a> {
             restarts: since.is_some(),
             is_near: since.is_some() || starts_in_s <= restart_s,
             failed_at: restarted_at.filter(|_| !starting),
+            is_refused: false,
         }
     }
 }

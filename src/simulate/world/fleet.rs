@@ -153,6 +153,7 @@ impl<'a> Fleet<'a> {
             stopped_usd_per_hour: UsdPerHour(found.storage_usd_per_hour),
             spare: false,
             ends_soon: false,
+            ejected_until: None,
         };
         self.rentals += 1;
         self.members.push(Member {

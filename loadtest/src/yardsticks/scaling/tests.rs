@@ -78,6 +78,7 @@ impl World {
                 stopped_usd_per_hour: UsdPerHour(0.02),
                 spare: false,
                 ends_soon: false,
+                ejected_until: None,
             }),
             ScalingAction::Restart { worker } | ScalingAction::CancelDrain { worker } => {
                 set(worker, WorkerPhase::Ready);
