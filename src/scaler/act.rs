@@ -11,8 +11,8 @@ use super::Scaler;
 use super::experience::Offers;
 use crate::domain::{
     Alternative, GroupName, InstanceId, InstanceState, MarketKind, Offer, OfferChoice,
-    PlannedAction, Release, Rental, RentalLabel, RentalState, ScalingAction, SpeedPrior, Timestamp,
-    UsdPerHour, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
+    PlannedAction, Reason, Release, Rental, RentalLabel, RentalState, ScalingAction, SpeedPrior,
+    Timestamp, UsdPerHour, WorkerEvent, WorkerGroup, WorkerId, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker, WorkerSpec};
 use crate::market::{Market, MarketError, Order};
@@ -84,7 +84,10 @@ impl Scaler {
         match chosen {
             Some(offer) => {
                 let reason = self.say(endpoint, planned);
-                if let Some(worker) = self.rent(endpoint, choice, offer, &reason, at) {
+                let rented = self.rent(endpoint, choice, offer, &reason, at);
+                // Nobody waits for a replacement.
+                let hurry = !matches!(planned.reason, Reason::Replaces { .. });
+                if let Some(worker) = rented.filter(|_| hurry) {
                     self.rent_spare(endpoint, worker.id(), choice, offers, at);
                 }
             }

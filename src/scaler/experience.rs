@@ -6,13 +6,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::domain::{
-    EndpointName, FleetSnapshot, GroupName, MachineKey, Offer, OfferChoice, OfferId, Release,
-    ScalingPlan, Timestamp, TokensPerSecond, UsdPerHour, WorkerGroup, WorkerPhase,
+    ChoiceRule, EndpointName, FleetSnapshot, GroupName, MachineKey, Offer, OfferChoice, OfferId,
+    Release, ScalingPlan, Timestamp, TokensPerSecond, UsdPerHour, WorkerGroup, WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
 use crate::policy::benchmark::Expectation;
 use crate::policy::offers::{Beliefs, Holding, Situation, SpeedBeliefs, choose, gpu, rank};
 use crate::policy::reputation::{HostEvent, Reputation};
+use crate::policy::scaling::{GroupSupply, still_replaces};
 
 /// An offer that was rented or refused is left alone for so long; the market may show it on.
 const TRIED_FOR: Duration = Duration::from_secs(600);
@@ -27,6 +28,30 @@ pub(super) type Offers = BTreeMap<GroupName, Vec<Offer>>;
 pub(super) struct Room {
     pub usd_per_hour: UsdPerHour,
     pub price_margin: f64,
+}
+
+/// A rental that was planned.
+pub(super) struct Wanted<'a> {
+    pub group: &'a WorkerGroup,
+    /// It only pays with a machine like this.
+    pub as_good_as: Option<&'a GroupSupply>,
+}
+
+impl Wanted<'_> {
+    fn unless_worse(&self, choice: OfferChoice) -> OfferChoice {
+        let worse = |planned: &GroupSupply| {
+            let best = choice.best();
+            best.is_some_and(|best| !still_replaces(planned, best))
+        };
+        match self.as_good_as.is_some_and(worse) {
+            true => OfferChoice {
+                rule: ChoiceRule::NoneFits,
+                chosen: None,
+                ..choice
+            },
+            false => choice,
+        }
+    }
 }
 
 /// What is on offer at one moment, and what may be spent on one machine.
@@ -55,11 +80,11 @@ impl Experience {
         self.0.lock().choose(look, group, &holdings, &[], rank)
     }
 
-    /// One choice for each group in `rents`, in order; each knows those before it.
+    /// One choice for each of `rents`, in order; each knows those before it.
     pub(super) fn choose_all<'a>(
         &self,
         endpoint: &EndpointFleet,
-        rents: impl Iterator<Item = &'a WorkerGroup>,
+        rents: impl Iterator<Item = Wanted<'a>>,
         offers: &Offers,
         mut room: Room,
         draw: Option<u64>,
@@ -69,7 +94,10 @@ impl Experience {
         let mut learned = self.0.lock();
         let mut taken: Vec<OfferId> = Vec::new();
         let mut choices = Vec::new();
-        for (n, group) in rents.enumerate() {
+        for (n, wanted) in rents.enumerate() {
+            let group = wanted.group;
+            // A saving that was reckoned with one machine is not tried with another.
+            let draw = draw.filter(|_| wanted.as_good_as.is_none());
             let look = Look {
                 endpoint,
                 offers: offers.get(&group.name).map_or(&[], Vec::as_slice),
@@ -78,6 +106,7 @@ impl Experience {
                 at,
             };
             let choice = learned.choose(&look, group, &holdings, &taken, choose);
+            let choice = wanted.unless_worse(choice);
             if let Some(best) = choice.best() {
                 room.usd_per_hour = room.usd_per_hour - best.at_most(room.price_margin);
                 holdings.push(Holding::of(best));

@@ -28,8 +28,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::domain::{
-    EndpointName, MarketKind, OfferChoice, ScalingAction, ScalingPlan, SpendingSettings, Timestamp,
-    WorkerId,
+    EndpointName, MarketKind, OfferChoice, Reason, ScalingAction, ScalingPlan, SpendingSettings,
+    Timestamp, WorkerId,
 };
 use crate::fleet::{EndpointFleet, Fleet};
 use crate::ledger::Ledger;
@@ -41,7 +41,7 @@ use crate::telemetry::{DecisionLog, Metrics, now};
 use accounts::RentalAccounts;
 use books::Books;
 use calls::Calls;
-use experience::{Experience, Offers};
+use experience::{Experience, Offers, Wanted};
 use guard::Guard;
 use listing::{Agreement, Listing};
 use memory::EndpointMemory;
@@ -305,12 +305,23 @@ impl Scaler {
             .actions
             .iter()
             .filter_map(|planned| match &planned.action {
-                ScalingAction::Rent { group } => settings.group(group),
+                ScalingAction::Rent { group } => Some((settings.group(group)?, &planned.reason)),
                 _ => None,
             });
+        let wanted = rents.map(|(group, reason)| {
+            let replaces = matches!(reason, Reason::Replaces { .. });
+            let supply = inputs
+                .groups
+                .iter()
+                .find(|supply| supply.group == group.name);
+            Wanted {
+                group,
+                as_good_as: supply.filter(|_| replaces),
+            }
+        });
         let draw = experience::draw(&inputs.snapshot, plan, at);
         let room = self.room(endpoint);
         self.experience
-            .choose_all(endpoint, rents, offers, room, draw, at)
+            .choose_all(endpoint, wanted, offers, room, draw, at)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Scaler;
-use super::experience::Offers;
+use super::experience::{Offers, Wanted};
 use crate::domain::{OfferChoice, Release, Timestamp, WorkerEvent, WorkerId, WorkerPhase};
 use crate::fleet::{EndpointFleet, Worker};
 use crate::policy::offers::race::{Race, is_doubtful, settle};
@@ -35,10 +35,14 @@ impl Scaler {
             return;
         }
         let group = settings.group(&choice.group).into_iter();
+        let wanted = group.map(|group| Wanted {
+            group,
+            as_good_as: None,
+        });
         let room = self.room(endpoint);
         let spares = self
             .experience
-            .choose_all(endpoint, group, offers, room, None, at);
+            .choose_all(endpoint, wanted, offers, room, None, at);
         let Some(spare) = spares.first() else { return };
         let of_group = offers.get(&choice.group);
         let offer = spare
