@@ -130,7 +130,7 @@ impl Arrivals {
         while at < to {
             let end = ((at / self.bin_ms + 1) * self.bin_ms).min(to);
             self.filling += work * (end - at) as f64 / (to - from) as f64;
-            if end % self.bin_ms == 0 {
+            if end.is_multiple_of(self.bin_ms) {
                 loads.push(self.finish());
             }
             at = end;

@@ -98,7 +98,7 @@ fn a_load_that_jumps_is_covered_more_generously_than_one_that_does_not() {
 #[test]
 fn the_pool_learns_by_how_much_the_load_grows_within_a_cold_start() {
     let doubling = |at_s: f64| {
-        if (at_s / 1200.0) as u64 % 2 == 0 {
+        if ((at_s / 1200.0) as u64).is_multiple_of(2) {
             400.0
         } else {
             800.0
@@ -117,7 +117,7 @@ fn corrections_that_come_later_shake_nothing() {
     let mut corrected = 0.0;
     for second in 0..4 * 3600_u64 {
         watched.now_ms += 1000;
-        let requests = |second: u64| if second % 3 == 0 { 1.0 } else { 0.0 };
+        let requests = |second: u64| if second.is_multiple_of(3) { 1.0 } else { 0.0 };
         watched.total += 500.0 * requests(second);
         if second >= 60 {
             watched.total -= 300.0 * requests(second - 60);
