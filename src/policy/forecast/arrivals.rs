@@ -81,6 +81,12 @@ impl Arrivals {
         changed
     }
 
+    pub fn begin_anew(&mut self) {
+        self.last = None;
+        self.filling = 0.0;
+        self.owed = 0.0;
+    }
+
     /// Loads of the bins that are over, in tokens a second. What arrived between two looks counts as evenly spread.
     /// `None` after a gap: what arrived meanwhile is not known, and what was before is not next to what comes.
     pub fn take(&mut self, demand: &DemandView, now: Timestamp) -> Option<Vec<f64>> {

@@ -156,6 +156,15 @@ impl Forecast {
         self.steering.aim_at(late_share);
     }
 
+    /// After a gap so long that the load of before says nothing of now's: how loads move stays known.
+    pub fn after_a_gap(&mut self) {
+        self.arrivals.begin_anew();
+        self.begin_anew();
+        self.features = Features::default();
+        (self.variance, self.variance_seen) = (0.0, 0.0);
+        self.expected = LoadForecast::default();
+    }
+
     /// What to be ready for.
     pub fn expected(&self) -> LoadForecast {
         self.expected

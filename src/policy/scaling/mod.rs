@@ -225,6 +225,16 @@ fn adjust<'a>(
 }
 
 impl ScalingMemory {
+    /// Nobody watched for so long that the load of before says nothing of now's. What was learned stays.
+    pub fn after_a_gap(&mut self) {
+        self.first_seen = None;
+        self.demand = DemandMemory::default();
+        self.forecast.after_a_gap();
+        self.wanted = PeakWindow::default();
+        self.prepared = PeakWindow::default();
+        self.restarts = Restarts::default();
+    }
+
     fn observe(
         &mut self,
         inputs: &ScalingInputs,

@@ -1,5 +1,5 @@
-//! A scaler's memory as it is kept: without knowing what is in it. Time stands still for it while nobody watches: a gap
-//! is neither silence nor a burst.
+//! A scaler's memory as it is kept: without knowing what is in it. Time stands still for it while nobody watches: a short
+//! gap is neither silence nor a burst. After a longer one the load is watched anew, with what was learned of it.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use crate::policy::scaling::{MEMORY_SHAPE, ScalingMemory};
 
 /// Older ones say nothing of today.
 const AGE_MAX: Duration = Duration::from_secs(86_400);
+/// Older ones say nothing of the load of now.
+const LOAD_AGE_MAX: Duration = Duration::from_secs(300);
 /// Of JSON; more is not kept.
 const BYTES_MAX: usize = 256 << 10;
 /// Whole numbers from here on are moments, in milliseconds since 1970; nothing else that is remembered grows so large.
@@ -44,20 +46,29 @@ impl Kept {
         })
     }
 
-    /// The memory with what was counted by then, all moments moved to now. `None`: it is too old, or not of this version.
+    /// The memory with what was counted by then, all moments moved to now; of the load only what still holds. `None`: it is too old, or not of this version.
     pub(super) fn resume(mut self, now: Timestamp) -> Option<(ScalingMemory, DemandView)> {
         let gap = now.since(self.at);
         if self.shape != MEMORY_SHAPE || gap >= AGE_MAX || now < self.at {
             return None;
         }
         move_moments(&mut self.memory, gap.as_millis() as u64);
-        let memory = serde_json::from_value(self.memory.clone()).ok()?;
+        let mut memory: ScalingMemory = serde_json::from_value(self.memory.clone()).ok()?;
         let again = serde_json::to_value(&memory).ok()?;
+        if !has_same_fields(&self.memory, &again) {
+            return None;
+        }
+        // Nobody could ask meanwhile: after long, that is no reason to have a worker, nor to release those there are.
+        let is_of_now = gap <= LOAD_AGE_MAX;
+        let last_active = self.demand.last_active.filter(|_| is_of_now);
+        if !is_of_now {
+            memory.after_a_gap();
+        }
         let demand = DemandView {
-            last_active: self.demand.last_active.map(|last| last + gap),
+            last_active: last_active.map(|last| last + gap),
             ..self.demand
         };
-        has_same_fields(&self.memory, &again).then_some((memory, demand))
+        Some((memory, demand))
     }
 }
 

@@ -47,21 +47,25 @@ fn watched(
             last_active: Some(at(second)),
             ..DemandView::default()
         };
-        let inputs = ScalingInputs {
-            snapshot: FleetSnapshot {
-                endpoint: EndpointName::new("chat"),
-                taken_at: at(second),
-                workers: Vec::new(),
-                waiting: WaitingView::default(),
-                demand,
-            },
-            groups: vec![supply()],
-            removed: false,
-        };
+        let inputs = inputs(demand, second);
         let (plan, after) = plan_scaling(&inputs, &memory, &settings(), at(second));
         (memory, wanted) = (after, plan.wanted.0);
     }
     (memory, demand, wanted)
+}
+
+fn inputs(demand: DemandView, second: u64) -> ScalingInputs {
+    ScalingInputs {
+        snapshot: FleetSnapshot {
+            endpoint: EndpointName::new("chat"),
+            taken_at: at(second),
+            workers: Vec::new(),
+            waiting: WaitingView::default(),
+            demand,
+        },
+        groups: vec![supply()],
+        removed: false,
+    }
 }
 
 fn supply() -> GroupSupply {
@@ -83,10 +87,10 @@ fn kept_and_read(memory: &ScalingMemory, demand: DemandView, second: u64) -> Kep
 }
 
 #[test]
-fn a_gap_is_neither_silence_nor_a_burst() {
+fn a_short_gap_is_neither_silence_nor_a_burst() {
     let (memory, demand, before) = watched(ScalingMemory::default(), 0.0, 0..=900);
     assert!(before > 0.8 * LOAD, "{before}");
-    for gap in [1, 30, 3_600, 80_000] {
+    for gap in [1, 30, 300] {
         let kept = kept_and_read(&memory, demand, 900);
         let (resumed, counted) = kept.resume(at(900 + gap)).expect("taken up");
         let total = counted.arrived_total.0;
@@ -101,6 +105,44 @@ fn a_gap_is_neither_silence_nor_a_burst() {
             );
         }
     }
+}
+
+#[test]
+fn a_load_of_hours_ago_asks_for_nothing_and_what_it_taught_is_kept() {
+    let learned = settings();
+    let told = ScalingSettings {
+        target_util: Some(0.9),
+        cold_mult: Some(3.0),
+        ..settings()
+    };
+    let (memory, demand, _) = watched(ScalingMemory::default(), 0.0, 0..=4 * 3_600);
+    let end = 4 * 3_600;
+    for (settings, gap) in [(&learned, 600), (&learned, 4 * 3_600), (&told, 4 * 3_600)] {
+        let kept = kept_and_read(&memory, demand, end);
+        let (mut resumed, demand) = kept.resume(at(end + gap)).expect("taken up");
+        for second in end + gap..end + gap + 120 {
+            let inputs = inputs(demand, second);
+            let (plan, after) = plan_scaling(&inputs, &resumed, settings, at(second));
+            assert_eq!(
+                (plan.wanted.0, plan.prepared_wanted.0),
+                (0.0, 0.0),
+                "{gap} s"
+            );
+            assert!(plan.actions.is_empty(), "{:?}", plan.actions);
+            resumed = after;
+        }
+    }
+
+    let kept = kept_and_read(&memory, demand, end);
+    let (resumed, counted) = kept.resume(at(end + 3_600)).expect("taken up");
+    let seconds = end + 3_600..=end + 3_600 + 90;
+    let (_, _, after) = watched(resumed, counted.arrived_total.0, seconds.clone());
+    let (_, _, anew) = watched(ScalingMemory::default(), 0.0, seconds);
+    // Four hours of a steady load have taught how little it surprises.
+    assert!(
+        (LOAD..anew).contains(&after),
+        "{after}, and {anew} unlearned"
+    );
 }
 
 #[test]
