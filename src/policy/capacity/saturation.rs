@@ -19,6 +19,8 @@ const FLOWING_SHARE: f64 = 0.8;
 const CERTAIN_AFTER_S: f64 = 10.0;
 /// What is looked at is averaged over this: tokens come in beats that no second is a multiple of.
 const LOOK_S: f64 = 4.0;
+/// A longer look tells nothing of the moments in it.
+const LOOK_MAX_S: f64 = 10.0;
 /// Memory of what was served, in seconds.
 const MEMORY_S: f64 = 60.0;
 /// The least that is doubted of it, and the doubt that a minute without a certificate adds (variances, relative).
@@ -84,11 +86,15 @@ impl Saturation {
         capacity: f64,
         point: &OperatingPoint,
     ) {
-        let seconds = second.seconds.clamp(0.0, MEMORY_S);
+        let seconds = second.seconds.max(0.0);
         if seconds <= 0.0 {
             return;
         }
         self.age_s += seconds;
+        if seconds > LOOK_MAX_S {
+            self.too_much_for_s = 0.0;
+            return;
+        }
         let late =
             second.prefilling.0 > 0.0 && second.unread_for_s > LATE_TIMES * reading_s + LATE_MORE_S;
         let flowing = second.gaps.map_or(0.0, |gaps| {

@@ -329,6 +329,26 @@ fn what_a_worker_serves_while_it_has_too_much_is_what_it_can_do() {
 }
 
 #[test]
+fn a_look_that_came_late_is_no_faster_worker() {
+    let mut estimate = estimate(800.0, 16, None);
+    for _ in 0..60 {
+        estimate.observe(&overloaded(400.0));
+    }
+    let before = estimate.speed().0;
+    let mut late = overloaded(400.0);
+    late.seconds = 300.0;
+    late.served.output_tokens *= 300.0;
+    late.gaps.iter_mut().for_each(|gaps| gaps.tokens *= 300);
+    estimate.observe(&late);
+    let after = estimate.speed().0;
+    assert!(
+        (after / before - 1.0).abs() < 0.05,
+        "{before}, then {after}"
+    );
+    assert!(!estimate.view().saturated);
+}
+
+#[test]
 fn few_streams_and_streams_that_wait_for_their_clients_certify_nothing() {
     let mut estimate = estimate(800.0, 16, None);
     for _ in 0..60 {
