@@ -117,6 +117,14 @@ impl Origin {
         *self.raised.lock() = Some(raise);
     }
 
+    /// By another gateway; what is known of later ones stays.
+    pub fn recall_raised(&self, raise: Raise) {
+        let mut raised = self.raised.lock();
+        if raised.is_none_or(|known| known.at < raise.at) {
+            *raised = Some(raise);
+        }
+    }
+
     pub fn boot_took(&self) -> Duration {
         *self.boot_took.lock()
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::domain::*;
 use crate::policy::admission::Refusal;
 use crate::policy::cost::cost;
+use crate::policy::offers::bid::Raise;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000);
 
@@ -619,4 +620,21 @@ fn what_starts_are_like_is_believed_until_it_is_seen() {
     let seen = endpoint.starts_of(group);
     assert_eq!(seen.cold, Some(Duration::from_secs(40)));
     assert!(seen.restart_fails > 0.2, "{seen:?}");
+}
+
+#[test]
+fn of_two_raises_of_a_bid_the_later_one_is_known() {
+    let raise = |at: Timestamp, to: f64| Raise {
+        at,
+        from: UsdPerHour(0.30),
+        to: UsdPerHour(to),
+        least: None,
+    };
+    let origin = Origin::default();
+    origin.recall_raised(raise(NOW, 0.33));
+    assert_eq!(origin.raised(), Some(raise(NOW, 0.33)));
+    let later = NOW + Duration::from_secs(60);
+    origin.set_raised(raise(later, 0.36));
+    origin.recall_raised(raise(NOW, 0.33));
+    assert_eq!(origin.raised(), Some(raise(later, 0.36)));
 }

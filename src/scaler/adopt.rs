@@ -47,6 +47,7 @@ impl Scaler {
             }
         }
         self.recall_lessons()?;
+        self.recall_raises()?;
         self.recall_memories()
     }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::Scaler;
 use crate::domain::{
-    FailureReason, Instance, InstanceState, Timestamp, UsdPerHour, WorkerEvent, WorkerPhase,
+    FailureReason, Instance, InstanceState, Timestamp, UsdPerHour, WorkerEvent, WorkerId,
+    WorkerPhase,
 };
 use crate::fleet::{EndpointFleet, Worker};
+use crate::ledger::{Ledger, LedgerError};
 use crate::policy::offers::bid::{
     BidRecord, BidStep, Raise, RaisedFor, StandingBid, follow, on_demand_like,
 };
@@ -15,6 +17,8 @@ use crate::telemetry::now;
 
 /// A machine that waits for its GPUs is waited for so many raises at most.
 const RAISES_PER_WAIT: u32 = 4;
+/// Under which the ledger remembers.
+const RAISE: &str = "raise";
 
 impl Scaler {
     /// What a listing means for a machine that is bid for; `None`: what its state says.
@@ -90,12 +94,14 @@ impl Scaler {
             });
             return false;
         }
-        worker.origin.set_raised(Raise {
+        let raise = Raise {
             at,
             from,
             to,
             least,
-        });
+        };
+        worker.origin.set_raised(raise);
+        self.remember(RAISE, worker.id().as_str(), &raise, at);
         self.note_bid(endpoint, worker, standing, BidStep::Raise { to, why }, at);
         self.count_bid(endpoint, "raised");
         self.bid(endpoint, worker, to);
@@ -103,6 +109,18 @@ impl Scaler {
             self.learn_of_host(worker, &[HostEvent::Outbid], at);
         }
         true
+    }
+
+    /// What earlier gateways bid: what followed them up is not followed again.
+    pub(super) fn recall_raises(&self) -> Result<(), LedgerError> {
+        for endpoint in self.fleet.endpoints().values() {
+            for worker in endpoint.workers().iter() {
+                if let Some(raise) = recalled(&self.ledger, worker.id())? {
+                    worker.origin.recall_raised(raise);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn note_bid(
@@ -141,6 +159,11 @@ impl Scaler {
     }
 }
 
+fn recalled(ledger: &Ledger, worker: &WorkerId) -> Result<Option<Raise>, LedgerError> {
+    let kept = ledger.recall_one(RAISE, worker.as_str())?;
+    Ok(kept.and_then(|value| serde_json::from_value(value).ok()))
+}
+
 /// One that is wanted: a machine that answers is believed, whatever its market says of its GPUs.
 fn is_bid_for(phase: WorkerPhase, state: InstanceState) -> bool {
     match state {
@@ -156,4 +179,30 @@ fn is_bid_for(phase: WorkerPhase, state: InstanceState) -> bool {
 fn gpu_part(instance: &Instance) -> UsdPerHour {
     let part = instance.usd_per_hour.0 - instance.storage_usd_per_hour.0;
     UsdPerHour(part.max(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raise_is_known_to_the_next_gateway() {
+        let dir = tempfile::tempdir().expect("directory");
+        let open = || Ledger::open(dir.path(), now()).expect("open");
+        let worker = WorkerId::new("g-1");
+        let raise = Raise {
+            at: Timestamp::from_millis(1_700_000_000_000),
+            from: UsdPerHour(0.30),
+            to: UsdPerHour(0.33),
+            least: Some(UsdPerHour(0.29)),
+        };
+        let ledger = open();
+        let value = serde_json::to_value(raise).expect("JSON");
+        let kept = ledger.remember(RAISE, worker.as_str(), &value, raise.at);
+        kept.expect("kept");
+        drop(ledger);
+        assert_eq!(recalled(&open(), &worker).expect("read"), Some(raise));
+        let other = WorkerId::new("g-2");
+        assert_eq!(recalled(&open(), &other).expect("read"), None);
+    }
 }

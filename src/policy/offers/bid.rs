@@ -14,6 +14,8 @@ const RAISE: f64 = 1.1;
 const NEAR: f64 = 1.05;
 /// Smaller steps are none.
 const STEP_MIN: f64 = 1.005;
+/// The least bid that rose by this part of our last step follows us.
+const FOLLOWS_SHARE: f64 = 0.5;
 const OUTBIDS_UNTIL_RAISE: usize = 2;
 
 /// For the GPUs alone: storage is not bid for. `most`: what the operator bids. `None`: the least bid is above that, or
@@ -162,7 +164,7 @@ pub fn follow(standing: &StandingBid, now: Timestamp) -> BidStep {
     BidStep::Raise { to, why }
 }
 
-/// The least bid rose with ours the last time: it is what others would have to pay, and following it has no end.
+/// The least bid rose with ours the last time, at least by half as much: it is what others would have to pay, and following it has no end.
 fn quotes_ourselves(standing: &StandingBid) -> bool {
     let Some(Raise {
         from,
@@ -174,7 +176,8 @@ fn quotes_ourselves(standing: &StandingBid) -> bool {
         return false;
     };
     let now = standing.least.map_or(0.0, |least| least.0);
-    to.0 >= from.0 * STEP_MIN && now / before.0 >= to.0 / from.0 / STEP_MIN
+    let step = to.0 / from.0;
+    step >= STEP_MIN && now / before.0 >= 1.0 + FOLLOWS_SHARE * (step - 1.0)
 }
 
 /// What a machine like the one rented costs on demand: itself, as it is offered now or was when it was rented, else the
@@ -302,6 +305,20 @@ mod tests {
         assert_eq!(follow(&after, NOW), BidStep::Keep, "just raised");
         let later = NOW + Duration::from_secs(16);
         assert_eq!(follow(&after, later), BidStep::Keep, "it rose with ours");
+        let by_less = StandingBid {
+            bid: UsdPerHour(0.345),
+            raised: Some(Raise {
+                to: UsdPerHour(0.345),
+                least: Some(UsdPerHour(0.30)),
+                ..raised
+            }),
+            ..near(0.33)
+        };
+        assert_eq!(
+            follow(&by_less, later),
+            BidStep::Keep,
+            "it rose by less than ours"
+        );
         let others = StandingBid {
             raised: Some(Raise {
                 least: Some(UsdPerHour(0.31)),
