@@ -54,8 +54,11 @@ fn prior(group: &WorkerGroup, restart: bool, times: &TimeLimits) -> Duration {
 }
 
 impl EndpointFleet {
-    /// A worker became ready, so long after its start was ordered.
+    /// A worker became ready, so long after it began to start.
     pub fn came_up(&self, worker: &Worker, took: Duration) {
+        if worker.origin.start_unseen() {
+            return;
+        }
         let settings = self.settings();
         let mut groups = settings.groups.iter();
         if let Some(group) = groups.find(|group| group.name == worker.spec.group) {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::domain::{Alternative, BenchmarkResult, InstanceState, Timestamp, UsdPerHour, WorkerId};
+use crate::domain::{
+    Alternative, BenchmarkResult, InstanceState, Timestamp, UsdPerHour, WorkerEvent, WorkerId,
+};
 use crate::policy::offers::bid::Raise;
 
 #[derive(Default)]
@@ -25,6 +27,8 @@ pub struct Origin {
     heard: Mutex<Option<(Timestamp, u64)>>,
     /// The last time more was bid for it.
     raised: Mutex<Option<Raise>>,
+    /// It starts, and not from an order that was seen: how long it takes says nothing of starts.
+    start_unseen: AtomicBool,
     /// From the order to start until it was healthy.
     boot_took: Mutex<Duration>,
     /// What its storage costs while it is stopped.
@@ -123,6 +127,21 @@ impl Origin {
         if raised.is_none_or(|known| known.at < raise.at) {
             *raised = Some(raise);
         }
+    }
+
+    pub fn start_unseen(&self) -> bool {
+        self.start_unseen.load(Relaxed)
+    }
+
+    /// It starts by this. One that got its GPUs back does with its image and model at hand, and was never stopped.
+    pub fn starts_by(&self, event: WorkerEvent) {
+        let ordered = event == WorkerEvent::RestartOrdered;
+        self.start_unseen.store(!ordered, Relaxed);
+    }
+
+    /// An earlier gateway may have ordered its start at any time.
+    pub fn found_starting(&self) {
+        self.start_unseen.store(true, Relaxed);
     }
 
     pub fn boot_took(&self) -> Duration {

@@ -623,6 +623,24 @@ fn what_starts_are_like_is_believed_until_it_is_seen() {
 }
 
 #[test]
+fn a_start_that_was_not_seen_from_its_order_teaches_nothing_of_starts() {
+    let endpoint = endpoint(None, 0);
+    let settings = endpoint.settings();
+    let group = &settings.groups[0];
+    let believed = endpoint.starts_of(group);
+    let spec = WorkerSpec::new(WorkerId::new("a"), group);
+    let worker = endpoint.add_worker(spec, WorkerPhase::Starting, UsdPerHour::ZERO, NOW);
+    worker.origin.found_starting();
+    endpoint.came_up(&worker, Duration::from_secs(1));
+    worker.origin.starts_by(WorkerEvent::BidRaised);
+    endpoint.came_up(&worker, Duration::from_secs(1));
+    assert_eq!(endpoint.starts_of(group), believed);
+    worker.origin.starts_by(WorkerEvent::RestartOrdered);
+    endpoint.came_up(&worker, Duration::from_secs(9));
+    assert_ne!(endpoint.starts_of(group), believed);
+}
+
+#[test]
 fn of_two_raises_of_a_bid_the_later_one_is_known() {
     let raise = |at: Timestamp, to: f64| Raise {
         at,

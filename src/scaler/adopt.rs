@@ -175,6 +175,9 @@ impl Scaler {
         };
         let worker = endpoint.add_worker(spec, phase, rental.usd_per_hour, at);
         worker.set_last_reason("found again after a restart");
+        if phase == WorkerPhase::Starting {
+            worker.origin.found_starting();
+        }
         if let Some(instance) = &rental.instance {
             worker.set_instance(instance.clone());
         }

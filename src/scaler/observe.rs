@@ -124,6 +124,9 @@ impl Scaler {
         if step.phase != phase || step.since != since || probed {
             worker.set_phase(step.phase, step.since);
         }
+        if step.phase == WorkerPhase::Starting && phase != WorkerPhase::Starting {
+            worker.origin.starts_by(event);
+        }
         match (phase, step.phase) {
             (WorkerPhase::Starting, WorkerPhase::Ready) => {
                 endpoint.came_up(worker, at.since(since));
