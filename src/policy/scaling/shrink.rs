@@ -86,8 +86,11 @@ impl Past<'_> {
         let mut times = slot
             .view
             .map_or(keep::NEVER, |view| keep::break_even(view, &slot.starts));
-        times.stop = times.stop.max(least);
-        // A number for `cold_mult` says what is to be prepared, whatever it costs.
+        // A number says what is to run or to be prepared, whatever it costs.
+        times.stop = match self.settings.target_util {
+            Some(_) => least,
+            None => times.stop.max(least),
+        };
         times.destroy = match self.settings.cold_mult {
             Some(_) => least,
             None => times.destroy.max(least),
