@@ -17,6 +17,9 @@ const STEP_BINS: u32 = 4;
 const MOMENTS_MAX: f64 = 64.0;
 /// A load far below one worker cannot grow out of all proportion: this is added to both sides, in workers.
 const LEAST_LOAD: f64 = 0.3;
+/// What was learned at little load is no measure at much: no load is believed to grow beyond this times the largest minute
+/// remembered.
+const BEYOND_LARGEST: f64 = 1.25;
 /// Logarithms of growth, from a third to twentyfold.
 const LOG_FROM: f64 = -1.1;
 const LOG_WIDTH: f64 = 0.064;
@@ -28,6 +31,8 @@ pub(super) struct Growth {
     open: VecDeque<(f32, f32)>,
     largest_minute: f32,
     bins: u32,
+    /// The largest minute of about the last day, fading.
+    peak: f64,
     logs: FadingHistogram,
 }
 
@@ -38,6 +43,7 @@ impl Default for Growth {
             open: VecDeque::new(),
             largest_minute: 0.0,
             bins: 0,
+            peak: 0.0,
             // Nine in ten starts see the load grow to less than 1.4 of what it was.
             logs: FadingHistogram::seeded(LOG_FROM, LOG_WIDTH, LOG_BINS, BELIEVED, |log| {
                 (-0.5 * ((log - 0.03) / 0.2).powi(2)).exp()
@@ -51,7 +57,9 @@ impl Growth {
     pub fn push(&mut self, calm: f64, recent: &VecDeque<f32>, cold_bins: f64, fade: f64) {
         let minute = recent.iter().rev().take(MINUTE_BINS);
         let seen = minute.len().max(1) as f32;
-        self.largest_minute = self.largest_minute.max(minute.sum::<f32>() / seen);
+        let minute = minute.sum::<f32>() / seen;
+        self.largest_minute = self.largest_minute.max(minute);
+        self.peak = (self.peak * fade).max(f64::from(minute));
         let horizon_bins = HORIZON_STARTS * cold_bins;
         let step = f64::from(STEP_BINS).max((horizon_bins / MOMENTS_MAX).ceil());
         self.bins += 1;
@@ -85,7 +93,14 @@ impl Growth {
         self.logs.quantile(QUANTILE).exp().max(1.0)
     }
 
+    /// To what a load may grow.
+    pub fn of(&self, load: f64) -> f64 {
+        let grown = load * self.factor();
+        grown.min(BEYOND_LARGEST * self.peak).max(load)
+    }
+
     pub fn rescale(&mut self, times: f64) {
+        self.peak /= times;
         self.largest_minute /= times as f32;
         for (calm, largest) in &mut self.open {
             *calm /= times as f32;

@@ -31,7 +31,7 @@ use features::{FEATURES, Features};
 use growth::Growth;
 use histogram::FadingHistogram;
 use regression::Regression;
-use steering::Steering;
+use steering::{Seen, Steering};
 
 /// What is learned fades with this time constant, seconds.
 const MEMORY_S: f64 = 86_400.0;
@@ -145,10 +145,15 @@ impl Forecast {
     }
 
     /// Late work teaches how much of the surprises to cover, so that the share `aim` of it is late in the long run. To be
-    /// told of what arrived and was late for want of covering more.
-    pub fn steer(&mut self, arrived: Tokens, late: Tokens) {
+    /// told of all that arrived and was late, and whether it was for want of covering more.
+    pub fn learn_late(&mut self, arrived: Tokens, late: Tokens, within: Duration, steers: bool) {
         let usual = self.features.usual() * self.unit;
-        self.steering.learn(arrived.0, late.0, usual);
+        let seen = Seen {
+            arrived: arrived.0.max(0.0),
+            late: late.0.max(0.0),
+            within_s: within.as_secs_f64(),
+        };
+        self.steering.learn(seen, usual, steers);
     }
 
     /// Which share of the work may be late.
@@ -181,7 +186,7 @@ impl Forecast {
             need: tps(level),
             surprise: tps(surprise),
             lasting: tps(self.features.lasting()),
-            pool: tps(self.features.calm().max(level) * growth),
+            pool: tps(self.growth.of(self.features.calm().max(level))),
             covered,
             growth,
             late_share: self.steering.late_share(),

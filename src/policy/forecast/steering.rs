@@ -17,6 +17,20 @@ const UNCOVERED_MOST: f64 = 0.5;
 /// gateway that began with nothing, is no reason to pay more all day.
 const FALL_MAX: f64 = 2.0;
 const HOUR_S: f64 = 3600.0;
+/// What arrives counts as at most so many times the time it took, beside this much to begin with: after silence a little
+/// is many times the usual.
+const TIMES_MOST: f64 = 2.0;
+const AHEAD_S: f64 = 600.0;
+/// And the usual is no less than this share of the last day's mean.
+const USUAL_LEAST: f64 = 0.1;
+
+/// Work of one look, and how long after the one before it was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Seen {
+    pub arrived: f64,
+    pub late: f64,
+    pub within_s: f64,
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Steering {
@@ -25,6 +39,8 @@ pub(super) struct Steering {
     uncovered: f64,
     /// By how much the logarithm may fall now.
     may_fall: f64,
+    /// Seconds of usual load that may be counted now.
+    may_count_s: f64,
     /// Work of about the last day, and what was late of it.
     arrived: f64,
     late: f64,
@@ -60,17 +76,29 @@ impl Steering {
         self.bound();
     }
 
-    /// `late` of `arrived` work; `usual` is what arrives in a second on average. All in the same unit.
-    pub fn learn(&mut self, arrived: f64, late: f64, usual: f64) {
+    /// `usual` is what arrives in a second on average, in the unit of what was seen. Counts always, steers where asked.
+    pub fn learn(&mut self, seen: Seen, usual: f64, steers: bool) {
+        let Seen { arrived, late, .. } = seen;
+        self.may_count_s = (self.may_count_s + TIMES_MOST * seen.within_s).min(AHEAD_S);
+        let usual = usual.max(USUAL_LEAST * self.arrived / TIME_S);
         if !(usual > 0.0 && self.aim > 0.0) {
             return;
         }
-        let usual_s = arrived.max(0.0) / usual;
+        let usual_s = (arrived / usual).min(self.may_count_s);
+        self.may_count_s -= usual_s;
         let keep = (-usual_s / TIME_S).exp();
-        self.arrived = self.arrived * keep + arrived.max(0.0);
-        self.late = self.late * keep + late.max(0.0);
+        self.arrived = self.arrived * keep + arrived;
+        self.late = self.late * keep + late;
+        if !steers {
+            return;
+        }
         self.may_fall = (self.may_fall + usual_s / HOUR_S * FALL_MAX).min(FALL_MAX);
-        let fall = (late.max(0.0) / (self.aim * usual * TIME_S)).min(self.may_fall);
+        // Counted for less, it teaches less either way.
+        let usual = match usual_s > 0.0 {
+            true => usual.max(arrived / usual_s),
+            false => usual,
+        };
+        let fall = (late / (self.aim * usual * TIME_S)).min(self.may_fall);
         self.may_fall -= fall;
         self.uncovered *= (usual_s / TIME_S - fall).exp();
         self.bound();

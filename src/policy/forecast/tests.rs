@@ -175,6 +175,15 @@ fn a_new_unit_changes_nothing_that_is_foretold() {
     assert!(near(before.lasting, after.lasting), "{before:?}, {after:?}");
 }
 
+/// One in which work of one a second arrives.
+fn minute_with(late: f64) -> Seen {
+    Seen {
+        arrived: 60.0,
+        late,
+        within_s: 60.0,
+    }
+}
+
 /// Runs the steering against a world in which the late share is in proportion to what is not covered; returns the mean
 /// late share of the last of `days`.
 fn steered(aim: f64, late_of_uncovered: f64, days: usize) -> f64 {
@@ -185,7 +194,7 @@ fn steered(aim: f64, late_of_uncovered: f64, days: usize) -> f64 {
         // Quiet nights; each fourth hour is hard, and all that is late is late there.
         let hard = if minute / 60 % 4 == 3 { 4.0 } else { 0.0 };
         let late = 60.0 * late_of_uncovered * (1.0 - steering.covered()) * hard;
-        steering.learn(60.0, late, 1.0);
+        steering.learn(minute_with(late), 1.0, true);
         if minute >= (days - 1) * 1440 {
             last_day += late / 86_400.0;
         }
@@ -208,7 +217,7 @@ fn without_late_work_ever_half_of_the_surprises_stay_covered() {
     let mut steering = Steering::default();
     steering.aim_at(0.005);
     for _ in 0..30 * 1440 {
-        steering.learn(60.0, 0.0, 1.0);
+        steering.learn(minute_with(0.0), 1.0, true);
     }
     assert_eq!(steering.covered(), 0.5);
 }
@@ -219,7 +228,7 @@ fn one_bad_hour_is_not_paid_for_all_day() {
     steering.aim_at(0.005);
     let before = 1.0 - steering.covered();
     for _ in 0..60 {
-        steering.learn(60.0, 60.0, 1.0);
+        steering.learn(minute_with(60.0), 1.0, true);
     }
     assert!(1.0 - steering.covered() > before / 60.0);
     let strict = steering.covered();
@@ -235,4 +244,72 @@ fn what_is_remembered_stays_small() {
     assert!(written.len() < 9_000, "{} bytes", written.len());
     let read: Forecast = serde_json::from_str(&written).expect("is read");
     assert_eq!(read, watched.forecast);
+}
+
+#[test]
+fn a_silent_night_neither_loosens_what_is_covered_nor_wipes_what_was_late() {
+    let mut watched = Watched::new().after(6 * 3600, 1000, |_| 800.0);
+    let mut counted = watched.total;
+    let mut look = |watched: &mut Watched, late: f64| {
+        let arrived = Tokens(watched.total - counted);
+        counted = watched.total;
+        let forecast = &mut watched.forecast;
+        forecast.learn_late(arrived, Tokens(late), Duration::from_secs(1), true);
+    };
+    for _ in 0..2 * 3600 {
+        watched = watched.after(1, 1000, |_| 800.0);
+        look(&mut watched, 10.0);
+    }
+    let before = watched.forecast.expected();
+    watched = watched.after(12 * 3600, 1000, |_| 0.0);
+    for _ in 0..60 {
+        watched = watched.after(1, 1000, |_| 800.0);
+        look(&mut watched, 0.0);
+    }
+    let after = watched.forecast.expected();
+    assert!(before.late_share > 0.01);
+    assert!(
+        after.late_share > 0.9 * before.late_share,
+        "{after:?} after {before:?}"
+    );
+    assert!(
+        1.0 - after.covered < 1.1 * (1.0 - before.covered),
+        "{after:?} after {before:?}"
+    );
+}
+
+#[test]
+fn late_work_is_counted_where_it_does_not_steer() {
+    let mut watched = Watched::new().after(3600, 1000, |_| 800.0);
+    let covered = watched.forecast.expected().covered;
+    let (second, arrived) = (Duration::from_secs(1), Tokens(800.0));
+    watched
+        .forecast
+        .learn_late(arrived, Tokens(80.0), second, false);
+    watched = watched.after(10, 1000, |_| 800.0);
+    let expected = watched.forecast.expected();
+    assert_eq!(expected.covered, covered);
+    assert!((expected.late_share - 0.1).abs() < 1e-9);
+}
+
+#[test]
+fn the_pool_is_for_no_more_than_a_little_beyond_what_was_ever_there() {
+    // Half an hour of five workers' load, half an hour of next to nothing.
+    let in_turns = |at_s: f64| {
+        if (at_s / 1800.0) as u64 % 2 == 0 {
+            5.0
+        } else {
+            500.0
+        }
+    };
+    let expected = Watched::new()
+        .after(24 * 3600, 5000, in_turns)
+        .forecast
+        .expected();
+    assert!(expected.growth > 2.0, "{}", expected.growth);
+    assert!(
+        (500.0..=700.0).contains(&expected.pool.0),
+        "{}",
+        expected.pool.0
+    );
 }

@@ -10,6 +10,7 @@ mod damping;
 mod demand;
 mod grow;
 mod keep;
+mod lateness;
 mod need;
 #[cfg(test)]
 mod properties;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    FleetSnapshot, GroupName, OfferChoice, ScalingPlan, ScalingSettings, Timestamp, Tokens,
+    FleetSnapshot, GroupName, OfferChoice, ScalingPlan, ScalingSettings, Timestamp,
     TokensPerSecond, UsdPerHour,
 };
 use crate::policy::forecast::Forecast;
@@ -36,6 +37,7 @@ pub use demand::DemandMemory;
 pub use grow::is_wanting;
 pub use replace::still_replaces;
 
+use lateness::Lateness;
 use need::Typical;
 use replace::Replacement;
 use restarts::Restarts;
@@ -107,8 +109,7 @@ pub struct ScalingMemory {
     first_seen: Option<Timestamp>,
     pub demand: DemandMemory,
     forecast: Forecast,
-    /// Arrived and late work as last seen.
-    counted: Option<(Tokens, Tokens)>,
+    lateness: Lateness,
     wanted: PeakWindow,
     prepared: PeakWindow,
     groups: BTreeMap<GroupName, GroupMemory>,
@@ -171,7 +172,8 @@ pub fn plan_scaling(
     memory.observe(inputs, &typical, settings, now);
     let mut stock = Stock::new(inputs, &memory, settings.max_workers, now);
     let need = memory.need(inputs, &stock, &typical, settings, now);
-    memory.steer(inputs, &stock, settings);
+    memory.steer(inputs, &stock, &typical, settings, now);
+    memory.note_wanted(&need);
     if inputs.removed {
         shrink::release_all(&mut stock);
     } else {
@@ -233,6 +235,7 @@ impl ScalingMemory {
         self.wanted = PeakWindow::default();
         self.prepared = PeakWindow::default();
         self.restarts = Restarts::default();
+        self.lateness = Lateness::default();
     }
 
     fn observe(
@@ -282,18 +285,5 @@ impl ScalingMemory {
             .get(name)
             .map(|group| group.backoff)
             .unwrap_or_default()
-    }
-
-    /// Late work teaches how much of the surprises to cover, where it was for want of covering more: not where nothing
-    /// was running, and not where all that was wanted could not be had.
-    fn steer(&mut self, inputs: &ScalingInputs, stock: &Stock, settings: &ScalingSettings) {
-        let demand = &inputs.snapshot.demand;
-        let total = (demand.arrived_total, demand.late_total);
-        let Some(before) = self.counted.replace(total) else {
-            return;
-        };
-        if settings.target_util.is_none() && stock.ready() > 0.0 {
-            self.forecast.steer(total.0 - before.0, total.1 - before.1);
-        }
     }
 }

@@ -455,6 +455,55 @@ fn surplus_is_released_only_after_the_delay_and_the_dearest_goes_first() {
 }
 
 #[test]
+fn with_a_share_as_a_number_surplus_goes_after_the_delay_whatever_a_restart_costs() {
+    let released = |target_util: Option<f64>| {
+        let mut fleet = Fleet::new(&[Ready; 3]).with(|settings| {
+            settings.target_util = target_util;
+            settings.scale_down_delay = Duration::from_secs(120);
+        });
+        for group in &mut fleet.inputs.groups {
+            group.starts.restart_fails = 1.0;
+        }
+        for worker in &mut fleet.inputs.snapshot.workers {
+            worker.phase_since = Timestamp::from_millis(1000 * START_S);
+        }
+        (0..900).find(|_| {
+            fleet = fleet.clone().after(60.0, 0);
+            !fleet.plan.actions.is_empty()
+        })
+    };
+    assert_eq!(released(Some(0.8)), Some(120));
+    assert!(released(None).is_none_or(|second| second > 200));
+}
+
+#[test]
+fn late_work_teaches_nothing_where_covering_more_would_not_have_helped() {
+    let mut auto = Fleet::new(&[Ready; 5]).with(|settings| settings.target_util = None);
+    for group in &mut auto.inputs.groups {
+        group.rentable = false;
+    }
+    // Once something serves; a cold start takes four minutes.
+    let taught = |mut fleet: Fleet, load: f64, from_s: u64| {
+        fleet = fleet.after(load, from_s);
+        let before = fleet.memory.forecast.expected().covered;
+        for _ in 0..60 {
+            fleet.inputs.snapshot.demand.late_total += Tokens(load);
+            fleet = fleet.after(load, 0);
+        }
+        fleet = fleet.after(load, 10);
+        let expected = fleet.memory.forecast.expected();
+        assert!(expected.late_share > 0.0);
+        expected.covered > before
+    };
+    assert!(taught(auto.clone(), 100.0, 900));
+    assert!(!taught(auto.clone(), 100.0, 100), "it has just woken");
+    assert!(
+        !taught(auto.clone(), 2000.0, 900),
+        "there was nothing to rent"
+    );
+}
+
+#[test]
 fn a_peak_keeps_its_capacity_until_the_delay_has_passed() {
     let peak = || Fleet::new(&[Ready; 5]).after(390.0, 900);
     peak().after(50.0, 100).expect(&[]);
