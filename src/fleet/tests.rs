@@ -460,6 +460,10 @@ fn a_worker_that_fails_its_requests_gets_none_until_its_time_is_over() {
     let ejected = endpoint.review(NOW).ejected;
     assert_eq!(ejected.len(), 1);
     assert_eq!(failing.weight(), 0.0);
+    // It is back before another could help: the scaler still counts on it, as long as it is not given up.
+    let view = failing.view();
+    assert!(view.ejected_until.is_some_and(|until| until > NOW));
+    assert_eq!(view.dependable, Some(failing.speed()));
     let claims: Vec<_> = (0..12)
         .map(|_| assigned(endpoint.admit(&ticket("a"), NOW)))
         .collect();

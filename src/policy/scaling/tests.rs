@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::{
-    DemandView, EndpointName, FailureReason, LatenessAim, Reason, Release, ScalingAction, Tokens,
-    WaitingView, WorkerId, WorkerPhase, WorkerView,
+    Alternative, DemandView, EndpointName, FailureReason, LatenessAim, Offer, OfferId, Reason,
+    Release, ScalingAction, Tokens, WaitingView, WorkerId, WorkerPhase, WorkerView,
 };
 
 const START_S: u64 = 10_000;
@@ -362,6 +362,24 @@ fn nothing_is_replaced_by_what_failed_to_come_up() {
     fleet.inputs.snapshot.workers[0].usd_per_hour = UsdPerHour(0.6);
     fleet.inputs.groups[1].failures_total = 1;
     fleet.after(66.0, 600).expect(&[]);
+}
+
+#[test]
+fn a_replacement_is_made_only_with_what_is_no_worse_than_it_was_reckoned_with() {
+    let planned = GroupSupply {
+        told_apart: true,
+        ..group("cheap", 100.0, 0.4)
+    };
+    let pays = |speed: f64, usd: f64| {
+        let offer = Offer::plain(OfferId::new("o1"), UsdPerHour(usd));
+        still_replaces(
+            &planned,
+            &Alternative::plain(&offer, TokensPerSecond(speed)),
+        )
+    };
+    assert!(pays(100.0, 0.4) && pays(120.0, 0.3));
+    assert!(!pays(100.0, 0.5), "dearer");
+    assert!(!pays(80.0, 0.3), "slower");
 }
 
 #[test]
