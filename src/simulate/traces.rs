@@ -65,6 +65,8 @@ pub enum TraceError {
     Header { found: String },
     #[error("it has several columns ({0}): name one with --column")]
     Columns(String),
+    #[error("it has no column {wanted}; its columns are {found}")]
+    NoColumn { wanted: String, found: String },
     #[error("it holds more than {REQUESTS_MAX} requests, or more than 400 days")]
     TooLong,
     #[error("it holds requests of several endpoints ({0}): name one with --endpoint")]
@@ -134,7 +136,14 @@ fn curve(columns: &[&str], at: usize, wanted: Option<&str>) -> Result<usize, Tra
     };
     found.copied().ok_or_else(|| {
         let names: Vec<&str> = others.iter().map(|column| columns[*column]).collect();
-        TraceError::Columns(names.join(", "))
+        let found = names.join(", ");
+        match wanted {
+            Some(wanted) => TraceError::NoColumn {
+                wanted: wanted.to_owned(),
+                found,
+            },
+            None => TraceError::Columns(found),
+        }
     })
 }
 

@@ -18,7 +18,7 @@ use super::exit::Trouble;
 use crate::simulate::planner::Production;
 use crate::simulate::report::{Bounds, Column, Measured};
 use crate::simulate::traces::{self, Wanted};
-use crate::simulate::world::run;
+use crate::simulate::world::{Point, run};
 
 /// Plays a traffic on pretended machines with the scaling, the choice of machines and the routing of this program, and
 /// says what that would have cost. Nothing is rented and no gateway is asked. What is modelled: docs/SIMULATOR.md.
@@ -143,8 +143,8 @@ pub(super) fn simulate(arguments: &Arguments) -> Result<ExitCode, Trouble> {
     let trace = traces::read(BufReader::new(file), &wanted)
         .map_err(|error| Trouble::No(format!("{}: {error}", path.display())))?;
     let prepared = Prepared::new(arguments, &config, trace)?;
-    let (column, series) = play(arguments, &prepared);
-    let report = output::Report::new(&prepared, column);
+    let (column, series) = play(arguments, &prepared)?;
+    let report = output::Report::new(&prepared, column, &series);
     if let Some(dir) = &arguments.out {
         report.write(dir, &prepared, &series)?;
     }
@@ -157,15 +157,13 @@ pub(super) fn simulate(arguments: &Arguments) -> Result<ExitCode, Trouble> {
 }
 
 /// All seeds, one after another; the first one's series.
-fn play(
-    arguments: &Arguments,
-    prepared: &Prepared,
-) -> (Column, Vec<crate::simulate::world::Point>) {
+fn play(arguments: &Arguments, prepared: &Prepared) -> Result<(Column, Vec<Point>), Trouble> {
     let mut series = Vec::new();
     let mut runs = Vec::new();
     for n in 0..arguments.seeds {
         let seed = arguments.seed.wrapping_add(n);
         let scenario = prepared.scenario(seed);
+        prepared.check_length(&scenario)?;
         let mut planner = Timed::new(
             Production::new(&scenario.scaling),
             scenario.load.length_s(),
@@ -184,7 +182,7 @@ fn play(
         });
     }
     let policy = "tidegate".to_owned();
-    (Column { policy, runs }, series)
+    Ok((Column { policy, runs }, series))
 }
 
 /// Whether somebody watches who can be told of progress.

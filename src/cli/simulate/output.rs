@@ -14,16 +14,28 @@ use crate::simulate::world::Point;
 pub(super) struct Report {
     endpoint: String,
     assumed: Vec<String>,
+    /// Of the time that is counted, beyond the last arrival.
+    tail_s: f64,
+    limited: Option<String>,
     wait_s: f64,
     column: Column,
 }
 
 impl Report {
-    pub fn new(prepared: &Prepared, column: Column) -> Self {
+    /// `series`: of the first seed.
+    pub fn new(prepared: &Prepared, column: Column, series: &[Point]) -> Self {
         let endpoint = prepared.endpoint();
+        let most = endpoint.scaling.max_workers;
+        let all =
+            |point: &&Point| point.ready + point.starting + point.draining + point.stopped >= most;
+        let reached = series.iter().filter(all).count() as f64 / series.len().max(1) as f64;
         Self {
             endpoint: endpoint.name.to_string(),
             assumed: prepared.assumed.clone(),
+            limited: (reached > 0.0).then(|| {
+                format!("max_workers ({most}) was reached for {:.0}% of the time: no more could be rented then\n", 100.0 * reached)
+            }),
+            tail_s: prepared.tail_s() as f64,
             wait_s: endpoint.scaling.slo.wait.as_secs_f64(),
             column,
         }
@@ -31,6 +43,7 @@ impl Report {
 
     pub fn text(&self) -> String {
         let mut text = self.headline();
+        text.extend(self.limited.as_deref());
         text.push('\n');
         text.push_str(&table(std::slice::from_ref(&self.column)));
         if let Some(bounds) = self.column.runs.first().and_then(|run| run.bounds) {
@@ -48,7 +61,9 @@ impl Report {
         let mean = |of: &dyn Fn(usize) -> f64| {
             (0..runs.len()).map(of).sum::<f64>() / runs.len().max(1) as f64
         };
-        let hours = runs.first().map_or(0.0, |run| run.totals.seconds / 3_600.0);
+        let hours = runs.first().map_or(0.0, |run| {
+            (run.totals.seconds - self.tail_s).max(0.0) / 3_600.0
+        });
         let usd = mean(&|n| runs[n].totals.bill.total());
         let late = mean(&|n| runs[n].totals.late_share);
         let span = if hours >= 48.0 {

@@ -21,6 +21,8 @@ const REQUESTS_PLAYED: usize = 5_000_000;
 /// Copies of a request that is to arrive several times come within so long of it.
 const COPIES_WITHIN_S: f64 = 30.0;
 const TICK: Duration = Duration::from_secs(5);
+/// Beyond the last arrival, so that what waits then is served or refused: as long as a request may wait, within these.
+const TAIL_S: (f64, f64) = (600.0, 3_600.0);
 
 /// `--market`.
 #[derive(Deserialize)]
@@ -38,6 +40,7 @@ pub(super) struct Prepared {
     traffic: (f64, f64),
     count_from: Duration,
     by_requests: bool,
+    tail_s: usize,
     /// What was taken for granted, and what is missing.
     pub assumed: Vec<String>,
 }
@@ -109,7 +112,15 @@ impl Prepared {
         } else {
             assumed.push("work flows like water: first in, first out, no drains beyond 10 s, no streams lost".into());
         }
-        assumed.push("enough workers for the first ten minutes are there when it begins".into());
+        assumed.push("enough workers for the first ten minutes are there when it begins; their starts are on the bill and not counted".into());
+        let tail_s = endpoint
+            .waiting
+            .wait_max
+            .as_secs_f64()
+            .clamp(TAIL_S.0, TAIL_S.1) as usize;
+        assumed.push(format!(
+            "it goes on for {tail_s} s after the last arrival, so that what waits then is served or refused; that is paid too"
+        ));
         Ok(Self {
             endpoint,
             kinds,
@@ -118,12 +129,31 @@ impl Prepared {
             traffic: (traffic.scale, traffic.speedup),
             count_from: Duration::from_secs(arguments.count_from),
             by_requests,
+            tail_s,
             assumed,
         })
     }
 
+    /// Something has to be left to count.
+    pub fn check_length(&self, scenario: &Scenario) -> Result<(), Trouble> {
+        let traffic_s = scenario.load.length_s().saturating_sub(self.tail_s);
+        let from_s = self.count_from.as_secs() as usize;
+        if from_s < traffic_s || traffic_s == 0 {
+            return Ok(());
+        }
+        Err(Trouble::No(format!(
+            "--count-from is {from_s} s, and the traffic ends after {traffic_s} s"
+        )))
+    }
+
+    /// Seconds beyond the last arrival.
+    pub fn tail_s(&self) -> usize {
+        self.tail_s
+    }
+
     pub fn scenario(&self, seed: u64) -> Scenario {
-        let load = self.load(seed);
+        let mut load = self.load(seed);
+        load.work.extend(std::iter::repeat_n(0.0, self.tail_s));
         let endpoint = &self.endpoint;
         let first = load.work.iter().take(600).sum::<f64>() / load.length_s().clamp(1, 600) as f64;
         let speed = self.groups.first().map_or(1.0, |group| {
