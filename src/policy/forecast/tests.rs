@@ -296,11 +296,7 @@ fn late_work_is_counted_where_it_does_not_steer() {
 fn the_pool_is_for_no_more_than_a_little_beyond_what_was_ever_there() {
     // Half an hour of five workers' load, half an hour of next to nothing.
     let in_turns = |at_s: f64| {
-        if (at_s / 1800.0) as u64 % 2 == 0 {
-            5.0
-        } else {
-            500.0
-        }
+        if at_s % 3600.0 < 1800.0 { 5.0 } else { 500.0 }
     };
     let expected = Watched::new()
         .after(24 * 3600, 5000, in_turns)
