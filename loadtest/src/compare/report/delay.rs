@@ -62,21 +62,14 @@ fn table(
     let floor = [FLOOR];
     let peers = findings.peers.iter().map(|peer| peer.name);
     for peer in floor.into_iter().chain(peers) {
-        if let Some(why) = findings.why_failed(peer, what) {
-            writeln!(
-                text,
-                "| {peer} | {why} | |{}",
-                " |".repeat(3 * columns.len())
-            )?;
-            continue;
-        }
         let of = |peer: &str| -> Vec<&Delay> {
             let both = |delay: &&Delay| delay.peer == peer && delay.what == what;
             findings.delays.iter().filter(both).collect()
         };
         let (own, floor) = (of(peer), of(FLOOR));
-        if own.is_empty() {
-            let why = findings.why_failed(peer, what).unwrap_or("-");
+        let failed = findings.why_failed(peer, what);
+        if failed.is_some() || own.is_empty() {
+            let why = failed.unwrap_or("-");
             writeln!(
                 text,
                 "| {peer} | {why} | |{}",
