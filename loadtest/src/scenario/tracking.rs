@@ -98,6 +98,7 @@ impl TrackingCommand {
         let tracked = Tracked {
             version: version_of(&tidegate)?,
             seed: self.seed,
+            steps,
             requests: arrivals.len(),
             failed: report.figures.failed,
             send_lag_ms: report.figures.send_lag.map(|lag| lag.p99_ms),
@@ -326,8 +327,9 @@ fn pairs(samples: &Samples, simulated: &[Point]) -> Vec<(f64, Sizes, Sizes)> {
         .collect()
 }
 
-struct Tracked {
+struct Tracked<'a> {
     version: String,
+    steps: &'a [(f64, f64)],
     seed: u64,
     requests: usize,
     failed: u64,
@@ -337,7 +339,7 @@ struct Tracked {
     pairs: Vec<(f64, Sizes, Sizes)>,
 }
 
-impl Tracked {
+impl Tracked<'_> {
     /// Share of the time in which the two are at most so many workers apart.
     fn within(&self, workers: u32) -> f64 {
         let near = |(_, seen, simulated): &&(f64, Sizes, Sizes)| {
@@ -353,14 +355,17 @@ impl Tracked {
 
     fn document(&self) -> String {
         let mut text = format!(
-            "# The simulator beside the real gateway\n\n`{}`, stand-in workers as local processes, {} requests, seed {}. All durations of the real run are those of the simulated one divided by {COMPRESSION:.0} (cold start {COLD_S:.0} s, restart {RESTART_S:.0} s, both steady here; plans every 5 s). Both have the same policy and the same requests; the size compared is of workers ready and starting, every 20 s. The story, in workers of load: {}.\n\n```\ncargo run --release -p loadtest -- scenario tracking --seed {}\n```\n\n",
+            "# The simulator beside the real gateway\n\n`{}`, stand-in workers as local processes, {} requests, seed {}. All durations of the real run are those of the simulated one divided by {COMPRESSION:.0} (cold start {COLD_S:.0} s, restart {RESTART_S:.0} s, both steady here; plans every 5 s). Both have the same policy and the same requests; the size compared is of workers ready and starting, every 20 s. The story, in workers of load: {}.\n\n```\ncargo run --release -p loadtest -- scenario tracking --seed {} --steps {}\n```\n\n",
             self.version,
             self.requests,
             self.seed,
-            STORY
+            self.steps
+                .iter()
                 .map(|(workers, minutes)| format!("{workers} for {minutes} min"))
+                .collect::<Vec<_>>()
                 .join(", "),
             self.seed,
+            self.steps.len(),
         );
         let _ = writeln!(
             text,
